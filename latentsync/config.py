@@ -1,0 +1,32 @@
+"""Configuration: a YAML and key=value overrides, checked against a frozen dataclass; a typo names its key and stops the run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from latentsync.errors import ConfigError
+
+Schema = TypeVar("Schema")
+
+
+def load_config(schema: type[Schema], path: str | Path, overrides: Sequence[str] = ()) -> Schema:
+    """The `schema` dataclass filled from the YAML at `path`, then from `overrides` such as "loop.steps=100".
+
+    Raises: FileNotFoundError, ConfigError (unknown key, wrong type, missing value, not YAML).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"configuration {str(path)!r} does not exist; the known ones lie in configs/")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        return cast(Schema, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise ConfigError(f"configuration {path}: {error}") from error
+
+
+def save_config(config: object, path: str | Path) -> None:
+    """Write a configuration dataclass as YAML, as a run's record."""
+    OmegaConf.save(OmegaConf.structured(config), path)
