@@ -1,0 +1,51 @@
+"""The fixed mouth mask of the released weights, and faces as the networks see them.
+
+A mask is float (1, R, R): 1 = keep, 0 = draw anew. It is stored as runs of zeros at 256 x 256.
+Faces are uint8 (F, 3, R, R), pixels float in [-1, 1]. Source: ImageProcessor of bytedance/LatentSync.
+"""
+
+import json
+from importlib.resources import files
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LATENT_FACTOR = 8  # pixels a latent pixel, each way
+
+
+def mouth_mask(resolution: int) -> Tensor:
+    """The mask float32 (1, R, R); away from 256 its edge is soft, as the released weights saw it."""
+    stored = json.loads(files("latentsync.face").joinpath("mouth_mask.json").read_text())
+    mask = np.full((stored["height"], stored["width"]), 255, np.uint8)
+    for row, first, end in stored["zeros"]:
+        mask[row, first:end] = 0
+    if resolution != stored["width"]:
+        mask = cv2.resize(mask, (resolution, resolution), interpolation=cv2.INTER_LANCZOS4)
+    return torch.from_numpy(mask)[None].float() / 255
+
+
+def normalize(faces: Tensor) -> Tensor:
+    """Pixels float32 in [-1, 1] of uint8 faces."""
+    return faces.float() / 127.5 - 1
+
+
+def masked(pixels: Tensor, mask: Tensor) -> Tensor:
+    """Pixels with the mouth region set to 0, mid grey; pixels (..., 3, R, R), mask (1, R, R)."""
+    return pixels * mask
+
+
+def latent_mask(mask: Tensor, factor: int = LATENT_FACTOR) -> Tensor:
+    """The mask (..., R, R) at latent size (..., R/factor, R/factor): the top-left pixel of every cell."""
+    return mask[..., ::factor, ::factor]
+
+
+def resize_faces(images: Tensor, resolution: int) -> Tensor:
+    """uint8 (F, 3, H, W) to uint8 (F, 3, R, R), bicubic with antialiasing, rounded."""
+    if images.shape[-2:] == (resolution, resolution):
+        return images
+    size = (resolution, resolution)
+    resized = F.interpolate(images.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
