@@ -1,0 +1,64 @@
+"""Audio features at 50 Hz -> one window of tokens a video frame.
+
+`T` rows of 50 Hz, `L` hidden states a row, `N = 2 (left + right + 1) L` tokens a frame, `D` width.
+Follows Audio2Feature.feature2chunks of bytedance/LatentSync, but gives exactly as many windows as frames (upstream adds 1-2).
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+FEATURES_PER_SECOND = 50
+
+
+def window_rows(frame: int, fps: float | Fraction, left: int = 2, right: int = 2) -> range:
+    """Feature rows that frame number `frame` hears, [centre - 2 left, centre + 2 (right + 1)); may leave the clip."""
+    centre = int(frame * FEATURES_PER_SECOND / float(fps))
+    return range(centre - 2 * left, centre + 2 * (right + 1))
+
+
+def frame_count(rows: int, fps: float | Fraction) -> int:
+    """Video frames needed to cover `rows` feature rows: the last one may be partly silent."""
+    return math.ceil(Fraction(rows, FEATURES_PER_SECOND) * Fraction(fps))
+
+
+def frame_windows(
+    features: Tensor, fps: float | Fraction, *, left: int = 2, right: int = 2, frames: int | None = None
+) -> Tensor:
+    """Windows (F, N, D) of `features` (T, L, D); tokens are time-major, rows past either end repeat the end row.
+
+    `frames` defaults to as many as the sound lasts. Raises: ValueError for empty features.
+    """
+    if features.ndim != 3 or features.shape[0] == 0:
+        raise ValueError(f"expected features (T >= 1, L, D), got {tuple(features.shape)}")
+    count = frame_count(features.shape[0], fps) if frames is None else frames
+    rows = torch.tensor([list(window_rows(index, fps, left, right)) for index in range(count)])
+    rows = rows.reshape(count, 2 * (left + right + 1)).clamp(0, features.shape[0] - 1)
+    return features[rows.to(features.device)].flatten(1, 2)
+
+
+def stream_windows(
+    blocks: Iterable[Tensor], fps: float | Fraction, *, frames: int, left: int = 2, right: int = 2
+) -> Iterator[Tensor]:
+    """The windows of `frame_windows`, (N, D) one at a time, from feature blocks (t, L, D) read as they are needed.
+
+    Holds no more features than one window and one block. Raises: ValueError when `blocks` gives nothing.
+    """
+    source = iter(blocks)
+    buffer = next(source, None)
+    if buffer is None:
+        raise ValueError("no audio features: the soundtrack is empty")
+    offset, ended = 0, False
+    for index in range(frames):
+        rows = window_rows(index, fps, left, right)
+        while not ended and offset + buffer.shape[0] < rows.stop:
+            block = next(source, None)
+            ended = block is None
+            if block is not None:
+                keep = max(0, min(rows.start - offset, buffer.shape[0] - 1))
+                buffer, offset = torch.cat([buffer[keep:], block]), offset + keep
+        picked = torch.tensor(rows, device=buffer.device).clamp(min=0).sub(offset)
+        yield buffer[picked.clamp(0, buffer.shape[0] - 1)].flatten(0, 1)

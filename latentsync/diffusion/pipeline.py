@@ -1,0 +1,252 @@
+"""Aligned faces and the sound of each frame in, the same faces with the mouth redrawn out.
+
+`F` frames, `R` pixels of an aligned face, `C h w` latents, `N D` audio tokens of a frame. Faces are float RGB in [-1, 1].
+The steps are those of LipsyncPipeline in bytedance/LatentSync: hide the mouth, encode hidden and whole face, denoise while
+listening, decode, put the mouth into the face. Windows overlap and are cross-faded; upstream's do not.
+"""
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from diffusers.utils import BaseOutput
+from torch import Tensor
+from transformers import WhisperModel
+
+from latentsync.audio.whisper import encode_blocks, inner_context
+from latentsync.audio.windows import stream_windows
+from latentsync.diffusion.noise import draw_noise
+from latentsync.diffusion.unet import UNet3DConditionModel
+from latentsync.face.mask import latent_mask, mouth_mask
+
+StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to denoise: `guidance_scale` above 1 costs a second pass that hears nothing, and opens the mouth further."""
+
+    steps: int
+    guidance_scale: float = 1.0
+    generator: torch.Generator | None = None
+    callback_on_step_end: StepCallback | None = None
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a window's denoiser sees besides the noise: mask (1, F, h, w), masked and reference latents (C, F, h, w)."""
+
+    mask: Tensor
+    masked: Tensor
+    reference: Tensor
+
+    def __len__(self) -> int:
+        return self.mask.shape[1]
+
+
+@dataclass
+class LipsyncPipelineOutput(BaseOutput):
+    """Faces (F, 3, R, R) in [-1, 1], the mouth redrawn."""
+
+    faces: Tensor
+
+
+class LipsyncPipeline(DiffusionPipeline):
+    """The diffusers pipeline of LatentSync: parts `vae`, `audio_encoder`, `unet`, `scheduler`; tensors in, tensors out."""
+
+    model_cpu_offload_seq = "audio_encoder->vae->unet->vae"
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        audio_encoder: WhisperModel,
+        unet: UNet3DConditionModel,
+        scheduler: KarrasDiffusionSchedulers,
+        resolution: int = 256,
+        fps: int = 25,
+        window: int = 16,
+        overlap: int = 4,
+        inference_steps: int = 20,
+        guidance_scale: float = 1.5,
+    ) -> None:
+        super().__init__()
+        self.register_modules(vae=vae, audio_encoder=audio_encoder, unet=unet, scheduler=scheduler)
+        self.register_to_config(
+            resolution=resolution,
+            fps=fps,
+            window=window,
+            overlap=overlap,
+            inference_steps=inference_steps,
+            guidance_scale=guidance_scale,
+        )
+        self.resolution, self.fps, self.window = resolution, fps, window
+        self.overlap = overlap if unet.is_temporal else 0
+        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def sampling(
+        self,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> Sampling:
+        """`Sampling` with this model's own defaults. Raises: ValueError for less than one step or a negative guidance."""
+        steps = int(self.config.inference_steps) if steps is None else steps
+        guidance_scale = float(self.config.guidance_scale) if guidance_scale is None else guidance_scale
+        if steps < 1:
+            raise ValueError(f"inference steps must be at least 1, got {steps}")
+        if not 0 <= guidance_scale <= 20:
+            raise ValueError(f"guidance scale must be in [0, 20], got {guidance_scale}; 1 to 3 is usual")
+        return Sampling(steps, guidance_scale, generator, callback_on_step_end)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        faces: Tensor,
+        audio_windows: Tensor,
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> LipsyncPipelineOutput:
+        """Redraw `faces` (F, 3, R, R) so that they say `audio_windows` (F, N, D); see `audio_windows()` for the latter."""
+        if len(faces) != len(audio_windows):
+            raise ValueError(f"{len(faces)} faces with {len(audio_windows)} audio windows; one window a face is needed")
+        settings = self.sampling(num_inference_steps, guidance_scale, generator, callback_on_step_end)
+        noise = self.draw_noise(generator)
+        drawn = torch.stack(list(self.stream(faces, audio_windows, noise, settings)))
+        return LipsyncPipelineOutput(faces=self.compose(drawn, faces.to(self.device), self.mask()))
+
+    def generate(self, faces: Tensor, audio_windows: Tensor, noise: Tensor) -> Tensor:
+        """The generator protocol of `dubbing`: faces, sound and noise in, faces out, with the model's own settings."""
+        return torch.stack(list(self.stream(faces, audio_windows, noise, self.sampling())))
+
+    @torch.no_grad()
+    def stream(
+        self, faces: Iterable[Tensor], audio_windows: Iterable[Tensor], noise: Tensor, settings: Sampling
+    ) -> Iterator[Tensor]:
+        """Drawn faces (3, R, R), one by one, of a run of neighbouring frames; holds two windows at most.
+
+        They are the network's pictures, kept region included: `compose`, or a Composer, puts the mouth into the original.
+
+        Neighbouring windows share `overlap` frames whose latents are cross-faded; a tail that is shorter than a window is
+        denoised together with the frames before it.
+        """
+        history: deque[tuple[Tensor, Tensor]] = deque(maxlen=self.window)
+        held: list[Tensor] = []  # latents of the last frames seen, waiting for the next window's opinion
+        fresh = 0
+        for face, tokens in zip(faces, audio_windows, strict=True):
+            history.append((face, tokens))
+            fresh += 1
+            if fresh + len(held) == self.window:
+                latents = self._blend(held, self._denoise_run(history, noise, settings))
+                ready = len(latents) - self.overlap
+                yield from self._finish(latents[:ready])
+                held, fresh = latents[ready:], 0
+        if fresh:
+            latents = self._denoise_run(history, noise, settings)
+            latents = self._blend(held, latents[-(fresh + len(held)) :])
+            yield from self._finish(latents)
+        elif held:
+            yield from self._finish(held)
+
+    def redraw(self, faces: Tensor, audio_windows: Tensor, noise: Tensor, settings: Sampling) -> Tensor:
+        """One window, start to end: faces (F, 3, R, R) -> faces; the diagram in five lines."""
+        mask = self.mask()
+        condition = self.encode_condition(faces, mask)
+        latents = self.denoise(noise, condition, audio_windows, settings)
+        return self.compose(self.decode(latents), faces, mask)
+
+    def mask(self) -> Tensor:
+        """The mouth mask (1, R, R): 1 = keep, 0 = regenerate."""
+        return mouth_mask(self.resolution).to(self.device, torch.float32)
+
+    def audio_windows(self, waveform: Tensor, frames: int) -> Iterator[Tensor]:
+        """Audio tokens (N, D) of `frames` video frames of `waveform` (T,) at 16 kHz, heard window by window."""
+        blocks = encode_blocks(waveform.to(self.device), self.audio_encoder, context=inner_context(self.audio_encoder))
+        return stream_windows(blocks, self.fps, frames=frames)
+
+    def draw_noise(self, generator: torch.Generator | None = None) -> Tensor:
+        """Noise (C, 1, h, w) that every frame of a clip starts from."""
+        side = self.resolution // self.vae_scale_factor
+        shape = (int(self.vae.config.latent_channels), side, side)
+        return draw_noise(shape, generator, dtype=self.unet.dtype).to(self.device)
+
+    def encode_condition(self, faces: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Condition:
+        """Latents of `faces` (F, 3, R, R), whole and with the hole of `mask` (1, R, R) in mid-grey.
+
+        The means of the VAE's posteriors, so that nothing is drawn; with a `generator` samples of them, as upstream takes.
+        """
+        faces = faces.to(self.device, torch.float32)
+        masked = self._encode(faces * mask, generator)
+        reference = self._encode(faces, generator)
+        hole = latent_mask(mask, self.vae_scale_factor).to(masked)
+        return Condition(hole[:, None].expand(-1, len(faces), -1, -1), masked, reference)
+
+    def denoise(self, noise: Tensor, condition: Condition, audio_windows: Tensor, settings: Sampling) -> Tensor:
+        """Latents (C, F, h, w) from `noise` (C, 1, h, w) under `condition`, hearing `audio_windows` (F, N, D)."""
+        self.scheduler.set_timesteps(settings.steps, device=self.device)
+        is_guided = settings.guidance_scale != 1.0
+        audio = audio_windows.to(self.device, self.unet.dtype)
+        audio = torch.stack([torch.zeros_like(audio), audio]) if is_guided else audio[None]
+        seen = torch.cat([condition.mask, condition.masked, condition.reference])[None].expand(len(audio), -1, -1, -1, -1)
+        latents = noise.to(self.device)[None].repeat(1, 1, len(condition), 1, 1) * self.scheduler.init_noise_sigma
+        extra = self._step_arguments(settings.generator)
+        with self.progress_bar(total=settings.steps) as progress:
+            for index, t in enumerate(self.scheduler.timesteps):
+                x = self.scheduler.scale_model_input(latents, t).expand(len(audio), -1, -1, -1, -1)
+                prediction = self.unet(torch.cat([x, seen], dim=1), t, audio).sample
+                if is_guided:
+                    deaf, hearing = prediction.chunk(2)
+                    prediction = deaf + settings.guidance_scale * (hearing - deaf)
+                latents = self.scheduler.step(prediction, t, latents, **extra).prev_sample
+                if settings.callback_on_step_end is not None:
+                    latents = settings.callback_on_step_end(self, index, t, {"latents": latents}).get("latents", latents)
+                progress.update()
+        return latents[0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Faces (F, 3, R, R) of latents (C, F, h, w); not clamped."""
+        latents = latents.transpose(0, 1) / self.vae.config.scaling_factor + self._shift
+        return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+
+    def compose(self, drawn: Tensor, faces: Tensor, mask: Tensor) -> Tensor:
+        """`drawn` inside the hole of `mask`, `faces` outside it."""
+        return drawn * (1 - mask) + faces.to(drawn) * mask
+
+    @property
+    def _shift(self) -> float:
+        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+
+    def _encode(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
+        posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
+        latents = posterior.mode() if generator is None else posterior.sample(generator)
+        return ((latents - self._shift) * self.vae.config.scaling_factor).transpose(0, 1).to(self.unet.dtype)
+
+    def _step_arguments(self, generator: torch.Generator | None) -> dict[str, Any]:
+        accepts = inspect.signature(self.scheduler.step).parameters
+        return {"generator": generator} if "generator" in accepts else {}
+
+    def _denoise_run(self, run: Iterable[tuple[Tensor, Tensor]], noise: Tensor, settings: Sampling) -> list[Tensor]:
+        """Latents (C, h, w) of each frame of one window."""
+        faces, tokens = zip(*run, strict=True)
+        condition = self.encode_condition(torch.stack(faces), self.mask())
+        return list(self.denoise(noise, condition, torch.stack(tokens), settings).unbind(1))
+
+    def _blend(self, held: list[Tensor], latents: list[Tensor]) -> list[Tensor]:
+        """The older opinion fades out over the frames that two windows share."""
+        count = len(held)
+        shares = [(index + 1) / (count + 1) for index in range(count)]
+        mixed = [torch.lerp(old, new, share) for old, new, share in zip(held, latents, shares, strict=False)]
+        return mixed + latents[count:]
+
+    def _finish(self, latents: list[Tensor]) -> Iterator[Tensor]:
+        """Decode latents that are final."""
+        if latents:
+            yield from self.decode(torch.stack(latents, dim=1)).unbind(0)

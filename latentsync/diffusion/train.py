@@ -1,0 +1,270 @@
+"""Trains the denoiser of a small model on cached latents: build, loop, save.
+
+A sample is one frame: its noisy latents, its masked latents, a reference frame of the same clip that is not near it, and the
+audio tokens of its time. `B` batch, `C h w` latents, `N D` tokens, `K` mouth measures.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import AutoencoderKL, DDIMScheduler
+from torch import Tensor, nn
+from transformers import WhisperModel
+
+from latentsync.audio.whisper import encode, inner_context
+from latentsync.audio.windows import frame_windows
+from latentsync.config import save_config
+from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng
+from latentsync.diffusion.fit import LoopConfig, Losses, fit
+from latentsync.diffusion.latents import ClipLatents, cached_latents, weights_key
+from latentsync.diffusion.losses import MouthReader, predicted_latents, region_weights
+from latentsync.diffusion.noise import small_scheduler
+from latentsync.diffusion.pipeline import Condition, LipsyncPipeline
+from latentsync.diffusion.unet import UNet3DConditionModel
+from latentsync.face.mask import latent_mask, mouth_mask
+
+FPS = 25
+READER_STEPS = 600
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    packed: str = "???"
+    vae: str = "???"
+    audio_encoder: str = "???"
+    output: str = "???"
+    variants: int = 2
+    stride: dict[str, int] = field(default_factory=dict)
+    reference_distance_frames: int = 8
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the latent error in three regions, and of the mouth shape read off the predicted latents."""
+
+    mouth: float = 3.0
+    hole: float = 1.0
+    kept: float = 0.15
+    mouth_shape_weight: float = 0.05
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """`timestep_power` below 1 draws more of the noisy end; `token_noise` is a share of the tokens' spread."""
+
+    audio_dropout: float = 0.1
+    token_noise: float = 0.1
+    timestep_power: float = 0.7
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    inference_steps: int = 4
+    guidance_scale: float = 2.0
+
+
+@dataclass(frozen=True)
+class TrainUNetConfig:
+    data: DataConfig = field(default_factory=DataConfig)
+    model: dict[str, Any] = field(default_factory=dict)
+    loss: LossConfig = field(default_factory=LossConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A clip ready to train on: latents of each variant, tokens (F, N, D) float16, mouth motion (F, K) in spreads."""
+
+    clip: Clip
+    variants: list[ClipLatents]
+    tokens: Tensor
+    motion: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`latents`, `masked`, `reference` (B, C, h, w), `tokens` (B, N, D), `motion` (B, K)."""
+
+    latents: Tensor
+    masked: Tensor
+    reference: Tensor
+    tokens: Tensor
+    motion: Tensor
+
+
+class LatentData:
+    """Prepared clips and how to draw from them."""
+
+    def __init__(self, clips: list[Prepared], config: TrainUNetConfig) -> None:
+        self.clips, self.config = clips, config
+        self.sampler = ClipSampler([prepared.clip for prepared in clips])
+
+    def draw(self, step: int) -> Batch:
+        rng = step_rng(self.config.loop.seed, step)
+        rows = []
+        for index in self.sampler.draw(self.config.loop.batch_size, rng):
+            clip = self.clips[index]
+            frame = int(rng.integers(clip.clip.frames))
+            variant = clip.variants[int(rng.integers(len(clip.variants)))]
+            reference = self._reference(frame, clip.clip.frames, rng)
+            latents = (variant.latents[frame], variant.masked[frame], variant.latents[reference])
+            rows.append((*(torch.from_numpy(np.array(x)).float() for x in latents), clip.tokens[frame].float(), clip.motion[frame]))
+        return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+    def _reference(self, frame: int, frames: int, rng: np.random.Generator) -> int:
+        """A frame at least `reference_distance_frames` away, so that its mouth says something else."""
+        distance = min(self.config.data.reference_distance_frames, (frames - 1) // 2)
+        return int((frame + rng.integers(distance, frames - distance + 1)) % frames)
+
+
+def prepare(
+    clips: list[Clip],
+    vae: AutoencoderKL,
+    audio_encoder: WhisperModel,
+    folder: Path,
+    *,
+    variants: int,
+    spread: np.ndarray,
+    report: Callable[[str], None],
+) -> list[Prepared]:
+    """Latents, audio tokens and mouth motion of every clip; latents are cached in `folder`."""
+    key, prepared = weights_key(vae), []
+    for number, clip in enumerate(clips):
+        latents = [cached_latents(clip, variant, vae, key, folder) for variant in range(variants)]
+        features = encode(torch.from_numpy(clip.waveform), audio_encoder, context=inner_context(audio_encoder))
+        tokens = frame_windows(features, FPS, frames=clip.frames).half()
+        motion = torch.from_numpy(clip.mouth_motion() / spread).float()
+        prepared.append(Prepared(clip, latents, tokens, motion))
+        if number % 50 == 0:
+            report(f"prepared {number + 1} of {len(clips)} clips")
+    return prepared
+
+
+def train_reader(data: LatentData, *, seed: int) -> MouthReader:
+    """A MouthReader that knows the data's latents; frozen."""
+    first = data.draw(0)
+    torch.manual_seed(seed)
+    reader = MouthReader(first.latents.shape[1], first.motion.shape[1])
+    reader(first.latents)
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.01)
+    for step in range(READER_STEPS):
+        batch = data.draw(10_000_000 + step)
+        loss = F.smooth_l1_loss(reader(batch.latents + 0.05 * torch.randn_like(batch.latents)), batch.motion)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return reader.eval().requires_grad_(False)
+
+
+def denoising_losses(
+    unet: nn.Module,
+    batch: Batch,
+    *,
+    scheduler: DDIMScheduler,
+    mask: Tensor,
+    weights: Tensor,
+    reader: MouthReader,
+    config: TrainUNetConfig,
+) -> Losses:
+    """Weighted v (or noise) error of a batch at random times, and the error of the mouth read off the predicted latents."""
+    B = len(batch.latents)
+    uniform = torch.rand(B, device=batch.latents.device)
+    timesteps = (uniform**config.run.timestep_power * scheduler.config.num_train_timesteps).long()
+    timesteps = timesteps.clamp(max=scheduler.config.num_train_timesteps - 1)
+    noise = torch.randn_like(batch.latents)
+    noisy = scheduler.add_noise(batch.latents, noise, timesteps)
+    target = noise
+    if scheduler.config.prediction_type == "v_prediction":
+        target = scheduler.get_velocity(batch.latents, noise, timesteps)
+    tokens = batch.tokens + config.run.token_noise * batch.tokens.std() * torch.randn_like(batch.tokens)
+    tokens = tokens * (torch.rand(B, 1, 1, device=tokens.device) >= config.run.audio_dropout)
+    seen = torch.cat([noisy, mask.expand(B, -1, -1, -1), batch.masked, batch.reference], dim=1)
+    prediction = unet(seen[:, :, None], timesteps, tokens[:, None]).sample[:, :, 0].float()
+    latent = ((prediction - target).square() * weights).mean()
+    alpha_bar = scheduler.alphas_cumprod.to(noisy.device)[timesteps].view(B, 1, 1, 1)
+    clean = predicted_latents(noisy, prediction, alpha_bar, scheduler.config.prediction_type)
+    shape = F.smooth_l1_loss(reader(clean), batch.motion)
+    return {"loss": latent + config.loss.mouth_shape_weight * shape, "latent": latent, "mouth_shape": shape}
+
+
+@torch.no_grad()
+def read_correlation(
+    pipeline: LipsyncPipeline, reader: MouthReader, clips: list[Prepared], config: TrainUNetConfig
+) -> Mapping[str, float]:
+    """Mean Pearson r of drawn and true mouths on `clips`, read off the latents; the reference is half a clip away."""
+    noise = pipeline.draw_noise(torch.Generator().manual_seed(config.loop.seed))
+    settings = pipeline.sampling(config.inference.inference_steps, 1.0)
+    hole = latent_mask(mouth_mask(pipeline.resolution), pipeline.vae_scale_factor)
+    scores: dict[str, list[float]] = {"r_aperture": [], "r_width": []}
+    for prepared in clips:
+        latents, masked = (
+            torch.from_numpy(np.array(array)).float().transpose(0, 1)
+            for array in (prepared.variants[0].latents, prepared.variants[0].masked)
+        )
+        frames = latents.shape[1]
+        condition = Condition(hole[:, None].expand(-1, frames, -1, -1), masked, latents.roll(frames // 2, dims=1))
+        drawn = pipeline.denoise(noise, condition, prepared.tokens.float(), settings).transpose(0, 1)
+        told = reader(drawn).numpy()
+        for name, column in (("r_aperture", 0), ("r_width", 2)):
+            scores[name].append(float(np.corrcoef(told[:, column], prepared.clip.mouth[:, column])[0, 1]))
+    return {name: float(np.mean(values)) for name, values in scores.items()}
+
+
+def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipeline:
+    """Train; save the whole pipeline (float16) to `config.data.output`/pipeline."""
+    folder = Path(config.data.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.yaml")
+    vae = AutoencoderKL.from_pretrained(config.data.vae).eval().requires_grad_(False)
+    audio_encoder = WhisperModel.from_pretrained(config.data.audio_encoder).eval().requires_grad_(False)
+    clips = load_clips(config.data.packed, "train", stride=config.data.stride)
+    spread = np.concatenate([clip.mouth_motion() for clip in clips]).std(axis=0)
+    parts = {"folder": folder / "latents", "spread": spread, "report": accelerator.print}
+    data = LatentData(prepare(clips, vae, audio_encoder, variants=config.data.variants, **parts), config)
+    held_back = prepare(load_clips(config.data.packed, "val"), vae, audio_encoder, variants=1, **parts)
+    reader = train_reader(data, seed=config.loop.seed)
+
+    torch.manual_seed(config.loop.seed)
+    unet = UNet3DConditionModel.from_upstream(config.model)
+    nn.init.zeros_(unet.conv_out.weight)
+    scheduler = small_scheduler()
+    resolution = clips[0].faces.shape[1]
+    mask = latent_mask(mouth_mask(resolution), 2 ** (len(vae.config.block_out_channels) - 1))
+    weights = region_weights(mask, mouth=config.loss.mouth, hole=config.loss.hole, kept=config.loss.kept)
+
+    def pipeline_of(model: UNet3DConditionModel) -> LipsyncPipeline:
+        pipeline = LipsyncPipeline(
+            vae,
+            audio_encoder,
+            model,
+            small_scheduler(),
+            resolution=resolution,
+            inference_steps=config.inference.inference_steps,
+            guidance_scale=config.inference.guidance_scale,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def step(model: nn.Module, number: int) -> Losses:
+        batch = Batch(*(tensor.to(accelerator.device) for tensor in vars(data.draw(number)).values()))
+        parts = {"mask": mask.to(accelerator.device), "weights": weights.to(accelerator.device)}
+        with accelerator.autocast():
+            return denoising_losses(model, batch, scheduler=scheduler, reader=reader, config=config, **parts)
+
+    def validate(model: nn.Module, number: int) -> Mapping[str, float]:
+        pipeline = pipeline_of(model)
+        pipeline.save_pretrained(folder / f"pipeline-{number}")
+        return read_correlation(pipeline, reader, held_back, config)
+
+    unet = fit(unet, step, config.loop, folder, accelerator, validate=validate)
+    pipeline = pipeline_of(unet).to(dtype=torch.float16)
+    pipeline.save_pretrained(folder / "pipeline")
+    return pipeline
