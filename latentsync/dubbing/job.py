@@ -1,0 +1,231 @@
+"""One dubbing job, start to end: a talking clip and a soundtrack in, the same clip with matching lips out, and a report.
+
+read -> track -> draw -> compose -> write, each an iterator of frames: memory does not grow with the clip's length.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentsync.device import pick_device, pick_dtype
+from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.dubbing.background import run_ahead
+from latentsync.dubbing.model import load_model
+from latentsync.dubbing.playback import frame_total, play
+from latentsync.dubbing.redraw import Result, redraw, same_noise
+from latentsync.dubbing.report import DubReport, Progress, ProgressCallback, package_versions
+from latentsync.errors import FaceNotFound
+from latentsync.face import Face, bridge_gaps, make_detector, track
+from latentsync.media import VideoReader, VideoWriter, check_output, read_audio
+from latentsync.profiling import StageTimer, peak_memory_bytes
+
+SAMPLE_RATE_HZ = 16_000
+DURATIONS = ("audio", "video", "shortest")
+FRAMES_AHEAD = 4
+MAX_CACHED_FRAMES = 5000  # of detections, some 4 kB each
+NOTE = "Lips redrawn by a machine (LatentSync): what this person seems to say is not what was recorded."
+
+
+@dataclass(frozen=True)
+class DubSettings:
+    """Options of a job. None of `inference_steps` and `guidance_scale` is the model's own choice.
+
+    `duration`: "audio" lasts as long as the soundtrack (the picture goes back and forth when it is shorter), "video" as long
+    as the clip, "shortest" as the shorter of both. `temp_dir`: where the unfinished result grows, instead of beside `output`.
+    """
+
+    inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int = 1247
+    device: str = "auto"
+    dtype: str = "auto"
+    duration: str = "audio"
+    detector: str = "auto"
+    crf: int = 18
+    temp_dir: str | Path | None = None
+    threads: bool = True  # stages overlap; off gives the same frames, one stage at a time
+
+    def __post_init__(self) -> None:
+        if self.duration not in DURATIONS:
+            raise ValueError(f"duration {self.duration!r} is unknown; expected one of {', '.join(DURATIONS)}")
+        if not 0 <= self.crf <= 51:
+            raise ValueError(f"crf {self.crf} is outside [0, 51]; 18 is visually lossless, higher is smaller")
+
+
+def dub(
+    video: str | Path,
+    audio: str | Path,
+    output: str | Path,
+    *,
+    model: str | Path | LipsyncPipeline | None = None,
+    progress: ProgressCallback | None = None,
+    **options: object,
+) -> DubReport:
+    """Write `output`: the clip `video` with lips that say `audio`, and `audio` as its soundtrack.
+
+    `model` is a folder, a Hub id or a loaded pipeline; by default the embedded one. `options` are those of `DubSettings`.
+    Raises: FileNotFoundError, MediaError, FaceNotFound, CheckpointError, ValueError; `output` is then as it was before.
+    """
+    settings = DubSettings(**options)  # type: ignore[arg-type]  # a wrong name is a TypeError that says so
+    video, audio, output = Path(video), Path(audio), Path(output)
+    check_output(output, [video, audio])
+    timer, began = StageTimer(), time.perf_counter()
+    with timer("hear"):
+        waveform = read_audio(audio, SAMPLE_RATE_HZ)
+    with VideoReader(video) as reader:
+        with timer("load"):
+            device = pick_device(settings.device)
+            pipeline, name = load_model(model, device, pick_dtype(settings.dtype, device))
+        seconds = _seconds(settings.duration, Fraction(len(waveform), SAMPLE_RATE_HZ), reader)
+        results = _results(reader, waveform, seconds, pipeline, settings, timer)
+        with _unfinished(output, settings.temp_dir) as target:
+            counts = _write(results, reader, audio, target, seconds, settings, timer, progress)
+    return DubReport(
+        video=str(video),
+        audio=str(audio),
+        output=str(output),
+        model=name,
+        **counts,
+        width=reader.info.width,
+        height=reader.info.height,
+        fps=float(reader.info.fps),
+        duration_seconds=float(seconds),
+        total_seconds=time.perf_counter() - began,
+        seconds_by_stage=dict(timer.seconds),
+        peak_memory_bytes=peak_memory_bytes(),
+        seed=settings.seed,
+        settings=_plain(settings, pipeline),
+        versions=package_versions(),
+    )
+
+
+def _seconds(duration: str, audio_seconds: Fraction, reader: VideoReader) -> Fraction:
+    """How long the result lasts, at least one frame."""
+    video_seconds = Fraction(reader.info.duration_seconds).limit_denominator(1_000_000)
+    wanted = {"audio": audio_seconds, "video": video_seconds, "shortest": min(audio_seconds, video_seconds)}[duration]
+    return max(wanted, 1 / reader.info.fps)
+
+
+def _results(
+    reader: VideoReader,
+    waveform: np.ndarray,
+    seconds: Fraction,
+    pipeline: LipsyncPipeline,
+    settings: DubSettings,
+    timer: StageTimer,
+) -> Iterator[Result]:
+    """The stream of finished frames."""
+    sampling = pipeline.sampling(settings.inference_steps, settings.guidance_scale)
+    noise = pipeline.draw_noise(same_noise(settings.seed))
+    draw_run = partial(pipeline.stream, noise=noise, settings=sampling)
+    ahead = run_ahead if settings.threads else lambda items, depth: items
+    windows = pipeline.audio_windows(_padded(waveform, seconds), int(seconds * pipeline.fps) + 2)
+    detector = make_detector(settings.detector)
+    try:
+        shown = timer.each("read", play(reader, seconds))
+        tracked = timer.each("track", bridge_gaps(track(shown, detector, cache=_detections(reader, seconds))))
+        results = redraw(
+            timer.each("wait", ahead(tracked, FRAMES_AHEAD)),
+            timer.each("hear", windows),
+            lambda faces, tokens: timer.each("draw", draw_run(faces, tokens)),
+            resolution=pipeline.resolution,
+            fps=pipeline.fps,
+        )
+        yield from ahead(timer.each("compose", results), FRAMES_AHEAD)
+    finally:
+        detector.close()
+
+
+def _detections(reader: VideoReader, seconds: Fraction) -> dict[int, list[Face]] | None:
+    """Where to keep detections of a clip that is shown more than once; not of a long one, whose frames are many."""
+    is_looped = seconds > reader.info.duration_seconds
+    return {} if is_looped and (reader.info.frame_count or MAX_CACHED_FRAMES + 1) <= MAX_CACHED_FRAMES else None
+
+
+def _padded(waveform: np.ndarray, seconds: Fraction) -> Tensor:
+    """The soundtrack with silence up to the end of the picture, and at least one window of it."""
+    missing = max(0, int(seconds * SAMPLE_RATE_HZ) + SAMPLE_RATE_HZ // 25 - len(waveform))
+    return torch.from_numpy(np.pad(waveform, (0, missing)))
+
+
+def _write(
+    results: Iterator[Result],
+    reader: VideoReader,
+    audio: Path,
+    target: Path,
+    seconds: Fraction,
+    settings: DubSettings,
+    timer: StageTimer,
+    progress: ProgressCallback | None,
+) -> dict[str, int]:
+    """Encode the stream into `target`; counts frames, faces and redrawn mouths. Raises: FaceNotFound when none had a face."""
+    info, began, total = reader.info, time.perf_counter(), frame_total(reader, seconds)
+    frames = faces = redrawn = 0
+    rate = {"fps": info.fps, "width": info.width, "height": info.height, "color": info.color}
+    writer = VideoWriter(
+        target,
+        **rate,
+        soundtrack=audio,
+        crf=settings.crf,
+        duration_seconds=float(seconds),
+        sample_aspect_ratio=info.sample_aspect_ratio,
+        metadata={"comment": NOTE},
+    )
+    try:
+        with writer:
+            for result in results:
+                with timer("write"):
+                    writer.write(result.image, result.time)
+                frames, faces, redrawn = frames + 1, faces + result.has_face, redrawn + result.is_redrawn
+                if progress is not None:
+                    progress(Progress(frames, max(total, frames), time.perf_counter() - began))
+            if not redrawn:
+                raise FaceNotFound(
+                    f"no face to redraw in the {frames} frames of {info.path} ({info.width}x{info.height}): a human face, "
+                    "seen from the front for several frames, is needed; is it large enough, upright and uncovered?"
+                )
+    finally:
+        results.close()  # type: ignore[attr-defined]  # a generator: ends its threads
+    return {
+        "frames": frames,
+        "faces_found": faces,
+        "frames_redrawn": redrawn,
+        "frames_passed_through": frames - redrawn,
+    }
+
+
+@contextmanager
+def _unfinished(output: Path, temp_dir: str | Path | None) -> Iterator[Path]:
+    """Where to write: `output` itself (the writer works beside it), or a fresh folder in `temp_dir`, moved when complete."""
+    if temp_dir is None:
+        yield output
+        return
+    Path(temp_dir).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="latentsync-", dir=temp_dir) as folder:
+        yield Path(folder) / output.name
+        beside = output.with_name(f".{output.name}.{os.getpid()}.part")
+        try:
+            shutil.copyfile(Path(folder) / output.name, beside)
+            os.replace(beside, output)
+        finally:
+            with suppress(FileNotFoundError):
+                beside.unlink()
+
+
+def _plain(settings: DubSettings, pipeline: LipsyncPipeline) -> dict[str, object]:
+    sampling = pipeline.sampling(settings.inference_steps, settings.guidance_scale)
+    chosen = {"inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
+    where = {"device": str(pipeline.device), "dtype": str(pipeline.unet.dtype).removeprefix("torch.")}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
+    return {**plain, **chosen, **where}

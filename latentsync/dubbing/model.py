@@ -1,0 +1,73 @@
+"""Which model a job uses: a folder, a Hub id, or a pipeline that is already loaded -> a pipeline on its device."""
+
+import json
+from pathlib import Path
+
+import diffusers.utils.logging
+import torch
+import transformers.utils.logging
+
+from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.errors import CheckpointError
+
+DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "checkpoints" / "latentsync-tiny"
+PARTS = {  # what a model folder may name; anything else would import code of the folder's choosing
+    "vae": {"AutoencoderKL"},
+    "audio_encoder": {"WhisperModel"},
+    "unet": {"UNet3DConditionModel"},
+}
+PART_LIBRARIES = {"diffusers", "transformers", "latentsync.diffusion.unet"}
+
+
+def load_model(
+    model: str | Path | LipsyncPipeline | None, device: torch.device, dtype: torch.dtype
+) -> tuple[LipsyncPipeline, str]:
+    """The pipeline and its name; None is the embedded default, a name that is no folder a Hub id.
+
+    Raises: CheckpointError for a folder that is missing, incomplete, damaged or of another kind.
+    """
+    if isinstance(model, LipsyncPipeline):
+        return model.to(device, dtype), str(model.config.get("_name_or_path") or "given pipeline")
+    folder = Path(model) if model is not None else DEFAULT_MODEL
+    is_local = folder.is_dir()
+    if is_local:
+        _check_index(folder)
+    elif folder.exists() or model is None or folder.is_absolute() or len(folder.parts) != 2:
+        raise CheckpointError(
+            f"model {str(folder)!r} is not a folder; pass a model folder, a Hub id such as owner/name, or leave --model "
+            f"out for the embedded default in checkpoints/latentsync-tiny"
+        )
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+    try:
+        pipeline = LipsyncPipeline.from_pretrained(
+            str(folder), torch_dtype=dtype, local_files_only=is_local, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"model {str(folder)!r} cannot be loaded: {first_line}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device), str(folder) if model is not None else "latentsync-tiny (embedded default)"
+
+
+def _check_index(folder: Path) -> None:
+    """Refuse a folder that is not one of our pipelines before anything in it is imported or loaded."""
+    path = folder / "model_index.json"
+    if not path.is_file():
+        held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+        raise CheckpointError(f"model folder {str(folder)!r} has no model_index.json (it holds {held}); see checkpoints/README.md")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON ({error}); copy the model folder again") from error
+    if not isinstance(index, dict) or index.get("_class_name") != "LipsyncPipeline":
+        raise CheckpointError(f"{path} does not describe a LipsyncPipeline; see checkpoints/README.md for what fits")
+    for part, entry in index.items():
+        if not isinstance(entry, list):
+            continue
+        library, name = (*entry, None, None)[:2]
+        is_scheduler = part == "scheduler" and library == "diffusers" and str(name).endswith("Scheduler")
+        if not is_scheduler and not (library in PART_LIBRARIES and name in PARTS.get(part, ())):
+            raise CheckpointError(f"{path} names {library}.{name} as its {part}; that is not a part of a LipsyncPipeline")
+        if not (folder / part).is_dir():
+            raise CheckpointError(f"model folder {str(folder)!r} lacks its part {part!r}; copy the folder again")

@@ -1,0 +1,148 @@
+"""Frames with faces -> frames with redrawn mouths: the model's 25 ticks a second on one side, the source's frames on the other.
+
+Every run of ticks that shows one face without a cut or a gap goes through the generator by itself. Each source frame then
+takes the mouth of the tick nearest to it, so a clip keeps its own frame rate. Frames without a face pass through untouched.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentsync.dubbing.playback import Shown
+from latentsync.face import Composer, Tracked, TrackedFace, align, normalize, similarity, template
+from latentsync.media import nearest_tick, resample
+
+DrawRun = Callable[[Iterable[Tensor], Iterable[Tensor]], Iterator[Tensor]]
+
+
+class Generator(Protocol):
+    """What can redraw mouths: the diffusion pipeline, and later its siblings."""
+
+    resolution: int
+    fps: int
+    window: int
+
+    def generate(self, faces: Tensor, audio_windows: Tensor, noise: Tensor) -> Tensor:
+        """Faces (F, 3, R, R) in [-1, 1] that say `audio_windows` (F, N, D)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A frame on the result's timeline and the face followed in it."""
+
+    shown: Shown
+    face: TrackedFace | None
+
+    @property
+    def time(self) -> Fraction:
+        return self.shown.time
+
+    @property
+    def shot(self) -> int | None:
+        return None if self.face is None else self.face.shot
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The generated face (3, R, R) of a tick, None where no face was seen."""
+
+    tick: int
+    shot: int | None
+    face: Tensor | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished frame: image, time, whether a face was seen in it and whether its mouth was redrawn."""
+
+    image: np.ndarray
+    time: Fraction
+    has_face: bool
+    is_redrawn: bool
+
+
+def redraw(
+    tracked: Iterable[Tracked], audio_windows: Iterable[Tensor], draw_run: DrawRun, *, resolution: int, fps: int
+) -> Iterator[Result]:
+    """Finished frames, in order, one for each of `tracked`; reads ahead as far as `draw_run` needs."""
+    sightings = (Sighting(item.frame, item.face) for item in tracked)
+    for_ticks, for_frames = itertools.tee(sightings)
+    ticks = resample(for_ticks, Fraction(fps))
+    drawn = _Nearby(_drawn_ticks(ticks, audio_windows, draw_run, resolution))
+    composer = Composer(resolution)
+    for sighting in for_frames:
+        mouth = drawn.find(nearest_tick(sighting.time, Fraction(fps)), sighting.shot)
+        image = sighting.shown.image
+        if mouth is not None and sighting.face is not None:
+            matrix = face_matrix(sighting.face, resolution)
+            source = normalize(align([image], matrix[None], resolution))[0]
+            image = composer.compose(image, mouth, matrix, source_face=source)
+        yield Result(image, sighting.time, sighting.face is not None, mouth is not None)
+
+
+def face_matrix(face: TrackedFace, resolution: int) -> np.ndarray:
+    """Frame pixels to pixels of the aligned crop, (2, 3)."""
+    return similarity(face.anchors[None], template(resolution))[0]
+
+
+def _drawn_ticks(
+    ticks: Iterable, audio_windows: Iterable[Tensor], draw_run: DrawRun, resolution: int
+) -> Iterator[Drawn]:
+    """One Drawn for each tick; runs of ticks with one face in one shot go through `draw_run` together."""
+    heard = zip(ticks, audio_windows, strict=False)
+    for shot, run in itertools.groupby(heard, key=lambda pair: pair[0].frame.shot):
+        if shot is None:
+            yield from (Drawn(tick.tick, None, None) for tick, _ in run)
+            continue
+        numbers: deque[int] = deque()
+        faces, tokens = _split(run, resolution, numbers)
+        for face in draw_run(faces, tokens):
+            yield Drawn(numbers.popleft(), shot, face)
+
+
+def _split(run: Iterable, resolution: int, numbers: deque[int]) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
+    """Aligned faces and audio windows of a run of ticks, whose numbers are noted as they are read."""
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        for tick, tokens in run:
+            numbers.append(tick.tick)
+            sighting = tick.frame
+            crop = align([sighting.shown.image], face_matrix(sighting.face, resolution)[None], resolution)
+            yield normalize(crop)[0], tokens
+
+    left, right = itertools.tee(pairs())
+    return (face for face, _ in left), (tokens for _, tokens in right)
+
+
+class _Nearby:
+    """The drawn ticks around a moving place: enough to find a frame's nearest tick in its own shot."""
+
+    def __init__(self, drawn: Iterator[Drawn]) -> None:
+        self.drawn = drawn
+        self.near: deque[Drawn] = deque(maxlen=4)
+
+    def find(self, tick: int, shot: int | None) -> Tensor | None:
+        """The face of `tick`, or of the tick beside it when that one belongs to another shot."""
+        if shot is None:
+            return None
+        while not self.near or self.near[-1].tick <= tick:
+            following = next(self.drawn, None)
+            if following is None:
+                break
+            self.near.append(following)
+        own = [item for item in self.near if item.shot == shot and abs(item.tick - tick) <= 1]
+        best = min(own, key=lambda item: abs(item.tick - tick), default=None)
+        return None if best is None else best.face
+
+
+def same_noise(seed: int) -> torch.Generator:
+    """The generator of a job: on the CPU, so that a seed means the same picture on every device."""
+    return torch.Generator("cpu").manual_seed(seed)

@@ -1,0 +1,202 @@
+"""Whole jobs with a random model: lengths, rates, gaps, order, and that nothing is left behind."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from dubbing_clips import empty, portrait, write_clip, write_sound
+
+import latentsync
+from latentsync.dubbing.job import DubSettings
+from latentsync.dubbing.playback import play
+from latentsync.errors import CheckpointError, FaceNotFound, MediaError
+from latentsync.media import VideoReader, audio_info
+
+
+def frames_of(path):
+    with VideoReader(path) as reader:
+        return list(reader), reader.info
+
+
+def test_the_result_lasts_as_long_as_the_soundtrack_and_the_report_adds_up(model, clips, tmp_path):
+    output, seen = tmp_path / "out.mp4", []
+    report = latentsync.dub(clips / "face.mp4", clips / "speech.wav", output, model=model, progress=seen.append)
+    frames, info = frames_of(output)
+    assert len(frames) == report.frames == 10  # 0.4 s at 25 fps
+    assert (info.width, info.height, info.fps) == (256, 256, 25)
+    assert report.faces_found == report.frames_redrawn == 10
+    assert report.frames_passed_through == 0
+    assert abs(audio_info(output).duration_seconds - info.duration_seconds) <= 0.04
+    assert [p.frames for p in seen] == list(range(1, 11)) and seen[-1].frames_total == 10
+    assert set(report.seconds_by_stage) >= {"read", "track", "hear", "draw", "compose", "write"}
+    assert report.peak_memory_bytes > 2**20
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_only_the_mouth_changes(model, clips, tmp_path):
+    latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=model, crf=4)
+    before, _ = frames_of(clips / "face.mp4")
+    after, _ = frames_of(tmp_path / "out.mp4")
+    change = np.abs(after[3].image.astype(int) - before[3].image.astype(int)).mean(axis=2)
+    rows, columns = np.where(change > 25)
+    assert len(rows) > 200  # a random network paints the hole
+    assert rows.min() > 90 and rows.max() < 235  # from the nose to the chin of this picture
+    assert change[:80].mean() < 2 and change[:, :60].mean() < 2
+
+
+def test_longer_sound_makes_the_picture_go_back_and_forth(model, clips, tmp_path):
+    sound = write_sound(tmp_path / "long.wav", 1.2)
+    report = latentsync.dub(clips / "face.mp4", sound, tmp_path / "out.mp4", model=model)
+    assert report.frames == 30
+    with VideoReader(clips / "face.mp4") as reader:
+        shown = list(play(reader, Fraction(30, 25)))
+    assert [frame.index for frame in shown] == [*range(12), *range(10, -1, -1), *range(1, 8)]
+    assert [frame.time for frame in shown] == [Fraction(index, 25) for index in range(30)]
+    whole, _ = frames_of(clips / "face.mp4")
+    assert all(np.array_equal(frame.image, whole[frame.index].image) for frame in shown)
+
+
+@pytest.mark.parametrize(("duration", "frames"), [("audio", 10), ("video", 12), ("shortest", 10)])
+def test_duration_rules(model, clips, tmp_path, duration, frames):
+    report = latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "o.mp4", model=model, duration=duration)
+    assert report.frames == frames
+
+
+@pytest.mark.parametrize("fps", [Fraction(30), Fraction(30000, 1001), Fraction(50), Fraction(12)])
+def test_the_source_keeps_its_own_frame_rate(model, tmp_path, fps):
+    clip = write_clip(tmp_path / "clip.mp4", [portrait(i / 4) for i in range(14)], fps)
+    sound = write_sound(tmp_path / "s.wav", float(12 / fps))
+    report = latentsync.dub(clip, sound, tmp_path / "out.mp4", model=model)
+    frames, info = frames_of(tmp_path / "out.mp4")
+    assert info.fps == fps and len(frames) == 12
+    assert report.frames_redrawn == 12
+    assert [frame.time - frames[0].time for frame in frames] == pytest.approx([i / fps for i in range(12)], abs=1e-4)
+
+
+def test_a_variable_rate_stays_as_it_is(model, tmp_path):
+    steps = [Fraction(1, 25), Fraction(1, 50), Fraction(2, 25), Fraction(1, 30)] * 3
+    times = [sum(steps[:index], Fraction(0)) for index in range(12)]
+    clip = write_clip(tmp_path / "clip.mp4", [portrait()] * 12, 25, times)
+    sound = write_sound(tmp_path / "s.wav", float(times[-1]) + 0.04)
+    latentsync.dub(clip, sound, tmp_path / "out.mp4", model=model)
+    source, _ = frames_of(clip)
+    result, info = frames_of(tmp_path / "out.mp4")
+    assert not info.constant_frame_rate
+    found = [float(frame.time - result[0].time) for frame in result]
+    wanted = [float(frame.time - source[0].time) for frame in source]
+    assert found == pytest.approx(wanted[: len(found)], abs=1e-3)
+    assert len(found) >= 11
+
+
+def test_frames_without_a_face_pass_through_and_nothing_shifts(model, tmp_path):
+    """LS#107, LS#18: five faceless frames killed a job of 630; skipping them shifted the rest."""
+    images = [portrait()] * 10 + [empty()] * 5 + [portrait()] * 10
+    clip, sound = write_clip(tmp_path / "clip.mp4", images), write_sound(tmp_path / "s.wav", 1.0)
+    report = latentsync.dub(clip, sound, tmp_path / "out.mp4", model=model, crf=4)
+    assert (report.frames, report.faces_found) == (25, 18)  # the gap and one frame on either side
+    assert report.frames_passed_through == 7
+    before, _ = frames_of(clip)
+    after, _ = frames_of(tmp_path / "out.mp4")
+    change = [np.abs(a.image.astype(int) - b.image.astype(int)).mean() for a, b in zip(after, before, strict=True)]
+    assert max(change[9:16]) < 1.5
+    assert min(change[:9] + change[16:]) > 2 * max(change[9:16])
+
+
+def test_threads_do_not_change_a_frame_and_a_seed_repeats(model, clips, tmp_path):
+    def run(name, **options):
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / name, model=model, **options)
+        return np.stack([frame.image for frame in frames_of(tmp_path / name)[0]])
+
+    with_threads, without, other = run("a.mp4"), run("b.mp4", threads=False), run("c.mp4", seed=7)
+    assert np.array_equal(with_threads, without)
+    assert not np.array_equal(with_threads, other)
+
+
+def test_a_loaded_pipeline_serves_many_jobs(model, clips, tmp_path):
+    pipeline = latentsync.LipsyncPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    for name in ("one.mp4", "two.mp4"):
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / name, model=pipeline)
+    one, two = (np.stack([f.image for f in frames_of(tmp_path / name)[0]]) for name in ("one.mp4", "two.mp4"))
+    assert np.array_equal(one, two)
+
+
+def test_nobody_in_the_picture_is_one_error_and_keeps_the_older_result(model, clips, tmp_path):
+    output = tmp_path / "out.mp4"
+    output.write_bytes(b"older result")
+    with pytest.raises(FaceNotFound, match=r"8 frames|10 frames"):
+        latentsync.dub(clips / "nobody.mp4", clips / "speech.wav", output, model=model)
+    assert output.read_bytes() == b"older result"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_an_interrupt_leaves_nothing_behind(model, clips, tmp_path):
+    def interrupt(progress):
+        if progress.frames == 3:
+            raise KeyboardInterrupt
+
+    for temp_dir in (None, tmp_path / "scratch"):
+        with pytest.raises(KeyboardInterrupt):
+            latentsync.dub(
+                clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=model, progress=interrupt, temp_dir=temp_dir
+            )
+    assert [path for path in tmp_path.rglob("*") if path.is_file() or "latentsync-" in path.name] == []
+
+
+def test_the_temporary_folder_is_ours_alone_and_goes_away(model, clips, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (scratch / "someone's.txt").write_text("keep")
+    latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=model, temp_dir=scratch)
+    assert [path.name for path in scratch.iterdir()] == ["someone's.txt"]
+    assert len(frames_of(tmp_path / "out.mp4")[0]) == 10
+
+
+def test_options_are_checked_by_name_and_value():
+    with pytest.raises(TypeError, match="inferense_steps"):
+        latentsync.dub("a.mp4", "b.wav", "c.mp4", inferense_steps=3)
+    with pytest.raises(ValueError, match="forever"):
+        DubSettings(duration="forever")
+    with pytest.raises(ValueError, match="crf 99"):
+        DubSettings(crf=99)
+
+
+def test_the_output_may_not_be_an_input(model, clips):
+    with pytest.raises(MediaError, match="same file"):
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", clips / "face.mp4", model=model)
+
+
+def test_models_that_are_none_are_refused_before_anything_in_them_is_imported(clips, tmp_path):
+    def dub(folder):
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=folder)
+
+    with pytest.raises(CheckpointError, match="not a folder"):
+        dub(tmp_path / "missing")
+    (tmp_path / "vacant").mkdir()
+    with pytest.raises(CheckpointError, match="model_index"):
+        dub(tmp_path / "vacant")
+    hostile = tmp_path / "hostile"
+    (hostile / "unet").mkdir(parents=True)
+    (hostile / "model_index.json").write_text('{"_class_name": "LipsyncPipeline", "unet": ["os", "system"]}')
+    with pytest.raises(CheckpointError, match=r"os\.system"):
+        dub(hostile)
+
+
+def test_a_damaged_weight_file_is_one_error(model, clips, tmp_path):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    weights = next((broken / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=broken)
+
+
+def test_the_job_does_not_disturb_the_global_generator(model, clips, tmp_path):
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=model)
+    assert torch.equal(torch.rand(3), wanted)
