@@ -21,7 +21,9 @@ def load_config(schema: type[Schema], path: str | Path, overrides: Sequence[str]
     if not path.is_file():
         raise FileNotFoundError(f"configuration {str(path)!r} does not exist; the known ones lie in configs/")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.merge(
+            OmegaConf.structured(schema), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
+        )
         return cast(Schema, OmegaConf.to_object(merged))
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(f"configuration {path}: {error}") from error

@@ -36,13 +36,17 @@ class StageTimer:
     def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
         """`items`, the time it takes to get each counted as `stage`."""
         iterator = iter(items)
-        while True:
-            with self(stage):
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
-            yield item
+        try:
+            while True:
+                with self(stage):
+                    try:
+                        item = next(iterator)
+                    except StopIteration:
+                        return
+                yield item
+        finally:
+            if close := getattr(iterator, "close", None):  # ends the stages below when the reader stops early
+                close()
 
 
 def peak_memory_bytes() -> int:

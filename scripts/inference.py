@@ -31,12 +31,35 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", "--video_out_path", required=True, help="the result: .mp4, .mov or .mkv")
     add("--model", help="model folder or Hub id (default: the embedded checkpoints/latentsync-tiny)")
     add("--inference_steps", type=int, help="denoising steps (default: the model's own)")
-    add("--guidance_scale", type=float, help="how strongly to follow the sound, 1 to 3 (default: the model's own)")
-    add("--seed", type=int, default=1247, help="of the noise; the same seed gives the same result (default 1247)")
-    add("--duration", default="audio", choices=("audio", "video", "shortest"), help="how long it lasts (default: audio)")
-    add("--detector", default="auto", choices=("auto", "mediapipe", "insightface"), help="face finder (default: auto)")
+    add(
+        "--guidance_scale",
+        type=float,
+        help="how strongly to follow the sound, 1 to 3 (default: the model's own)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=1247,
+        help="of the noise; the same seed gives the same result (default 1247)",
+    )
+    add(
+        "--duration",
+        default="audio",
+        choices=("audio", "video", "shortest"),
+        help="how long it lasts (default: audio)",
+    )
+    add(
+        "--detector",
+        default="auto",
+        choices=("auto", "mediapipe", "insightface"),
+        help="face finder (default: auto)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    add("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: float16 on CUDA, else float32)")
+    add(
+        "--dtype",
+        default="auto",
+        help="auto, float32, float16 or bfloat16 (default: float16 on CUDA, else float32)",
+    )
     add("--crf", type=int, default=18, help="H.264 quality, 0 to 51, lower is better (default 18)")
     add("--temp_dir", help="folder for the unfinished result (default: beside the output)")
     add("--profile", action="store_true", help="print seconds by stage and save them to OUTPUT.report.json")
@@ -69,7 +92,9 @@ def main() -> int:
         report.save(Path(flags.output + ".report.json"))
         print(report.table())
     if report.frames_passed_through:
-        print(f"{report.frames_passed_through} of {report.frames} frames had no face to redraw and were left as they were")
+        print(
+            f"{report.frames_passed_through} of {report.frames} frames had no face to redraw and were left as they were"
+        )
     print(f"{report.output}: {report.frames} frames, {report.duration_seconds:.2f} s")
     return 0
 

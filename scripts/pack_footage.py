@@ -14,16 +14,22 @@ from latentsync.preprocess.pack import Source, pack
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--list", required=True, type=Path, help="CSV of clips: path,speaker,split")
     parser.add_argument("--output", required=True, type=Path, help="folder of the packed collection")
-    parser.add_argument("--resolution", type=int, default=128, help="side of the aligned faces in pixels (default 128)")
+    parser.add_argument(
+        "--resolution", type=int, default=128, help="side of the aligned faces in pixels (default 128)"
+    )
     flags = parser.parse_args()
     with flags.list.open(newline="") as file:
         rows = list(csv.DictReader(file))
     sources = [Source(flags.list.parent / row["path"], row["speaker"], row["split"]) for row in rows]
     clips = pack(sources, flags.output, make_detector("auto"), resolution=flags.resolution)
-    print(f"{len(clips)} of {len(sources)} clips, {sum(clip.frames for clip in clips)} frames: {flags.output}")
+    print(
+        f"{len(clips)} of {len(sources)} clips, {sum(clip.frames for clip in clips)} frames: {flags.output}"
+    )
 
 
 if __name__ == "__main__":

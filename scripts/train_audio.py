@@ -1,6 +1,6 @@
 """Trains the audio encoder of a small model.
 
-    accelerate launch scripts/train_audio.py --config configs/audio_encoder/tiny.yaml data=data/packed output=runs/audio
+accelerate launch scripts/train_audio.py --config configs/audio_encoder/tiny.yaml data=data/packed output=runs/audio
 """
 
 import argparse
@@ -12,7 +12,9 @@ from latentsync.diffusion.train_audio import TrainAudioConfig, train_audio
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", required=True, help="YAML of the run (configs/audio_encoder/)")
     parser.add_argument("overrides", nargs="*", help="key=value, over the YAML")
     flags = parser.parse_args()

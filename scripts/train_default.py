@@ -21,21 +21,47 @@ def run(script: str, *arguments: str | Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", required=True, type=Path, help="CSV of clips: path,speaker,split (train or val)")
-    parser.add_argument("--work", required=True, type=Path, help="folder for packed clips, checkpoints and the result")
-    parser.add_argument("--mixed_precision", default="bf16", choices=("no", "bf16"), help="of the networks (default bf16)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--list", required=True, type=Path, help="CSV of clips: path,speaker,split (train or val)"
+    )
+    parser.add_argument(
+        "--work", required=True, type=Path, help="folder for packed clips, checkpoints and the result"
+    )
+    parser.add_argument(
+        "--mixed_precision", default="bf16", choices=("no", "bf16"), help="of the networks (default bf16)"
+    )
     flags = parser.parse_args()
     packed, vae, audio, unet = (flags.work / name for name in ("packed", "vae", "audio", "unet"))
     precision = ("--mixed_precision", flags.mixed_precision)
     run("pack_footage.py", "--list", flags.list, "--output", packed, "--resolution", "128")
     if not (vae / "vae").is_dir():
-        run("train_vae.py", "--config", CONFIGS / "vae/tiny.yaml", *precision, f"data={packed}", f"output={vae}")
+        run(
+            "train_vae.py",
+            "--config",
+            CONFIGS / "vae/tiny.yaml",
+            *precision,
+            f"data={packed}",
+            f"output={vae}",
+        )
     if not (audio / "audio_encoder").is_dir():
         config = CONFIGS / "audio_encoder/tiny.yaml"
         run("train_audio.py", "--config", config, f"data={packed}", f"output={audio}")
-    data = (f"data.packed={packed}", f"data.vae={vae / 'vae'}", f"data.audio_encoder={audio / 'audio_encoder'}")
-    run("train_unet.py", "--unet_config_path", CONFIGS / "unet/tiny.yaml", *precision, *data, f"data.output={unet}")
+    data = (
+        f"data.packed={packed}",
+        f"data.vae={vae / 'vae'}",
+        f"data.audio_encoder={audio / 'audio_encoder'}",
+    )
+    run(
+        "train_unet.py",
+        "--unet_config_path",
+        CONFIGS / "unet/tiny.yaml",
+        *precision,
+        *data,
+        f"data.output={unet}",
+    )
     print(f"model: {unet / 'pipeline'}")
 
 

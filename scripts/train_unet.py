@@ -13,7 +13,9 @@ from latentsync.diffusion.train import TrainUNetConfig, train_unet
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--unet_config_path", required=True, help="YAML of the run (configs/unet/)")
     parser.add_argument("--mixed_precision", default="no", choices=("no", "bf16", "fp16"), help="default: no")
     parser.add_argument("overrides", nargs="*", help="key=value, over the YAML")

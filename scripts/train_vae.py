@@ -1,6 +1,6 @@
 """Trains the autoencoder of a small model.
 
-    accelerate launch scripts/train_vae.py --config configs/vae/tiny.yaml data=data/packed output=runs/vae
+accelerate launch scripts/train_vae.py --config configs/vae/tiny.yaml data=data/packed output=runs/vae
 """
 
 import argparse
@@ -12,7 +12,9 @@ from latentsync.diffusion.train_vae import TrainVaeConfig, train_vae
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", required=True, help="YAML of the run (configs/vae/)")
     parser.add_argument("--mixed_precision", default="no", choices=("no", "bf16", "fp16"), help="default: no")
     parser.add_argument("overrides", nargs="*", help="key=value, over the YAML")

@@ -24,11 +24,15 @@ def empty() -> np.ndarray:
     return np.stack([x, y, (x + y) // 2], axis=2).astype(np.uint8)
 
 
-def write_clip(path: Path, images: list[np.ndarray], fps: Fraction | int = 25, times: list[Fraction] | None = None) -> Path:
+def write_clip(
+    path: Path, images: list[np.ndarray], fps: Fraction | int = 25, times: list[Fraction] | None = None
+) -> Path:
     """A clip without sound, nearly lossless; `times` makes the rate variable."""
     times = times or [Fraction(index) / fps for index in range(len(images))]
     height, width = images[0].shape[:2]
-    with VideoWriter(path, fps=Fraction(fps), width=width, height=height, crf=4, preset="ultrafast") as writer:
+    with VideoWriter(
+        path, fps=Fraction(fps), width=width, height=height, crf=4, preset="ultrafast"
+    ) as writer:
         for image, time in zip(images, times, strict=True):
             writer.write(image, time)
     return path

@@ -15,7 +15,11 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 CASES = [
     (TrainVaeConfig, "vae/tiny.yaml", ["data=a", "output=b"]),
     (TrainAudioConfig, "audio_encoder/tiny.yaml", ["data=a", "output=b"]),
-    (TrainUNetConfig, "unet/tiny.yaml", ["data.packed=a", "data.vae=b", "data.audio_encoder=c", "data.output=d"]),
+    (
+        TrainUNetConfig,
+        "unet/tiny.yaml",
+        ["data.packed=a", "data.vae=b", "data.audio_encoder=c", "data.output=d"],
+    ),
 ]
 
 

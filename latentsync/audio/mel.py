@@ -22,7 +22,13 @@ COLUMNS_PER_BLOCK = 6000  # one minute: bounds the memory of the complex spectru
 def whisper_filters(bands: int) -> Tensor:
     """Slaney mel filters, (bands, 201), float32."""
     filters = mel_filter_bank(
-        1 + WHISPER_FFT // 2, bands, 0.0, SAMPLE_RATE_HZ / 2, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney"
+        1 + WHISPER_FFT // 2,
+        bands,
+        0.0,
+        SAMPLE_RATE_HZ / 2,
+        SAMPLE_RATE_HZ,
+        norm="slaney",
+        mel_scale="slaney",
     )
     return torch.from_numpy(filters.T).to(torch.float32)
 
@@ -49,5 +55,7 @@ def _log_mel_blocks(waveform: Tensor, filters: Tensor) -> Iterator[Tensor]:
     for start in range(0, columns, COLUMNS_PER_BLOCK):
         stop = min(start + COLUMNS_PER_BLOCK, columns)
         piece = padded[start * WHISPER_HOP : (stop - 1) * WHISPER_HOP + WHISPER_FFT]
-        spectrum = torch.stft(piece, WHISPER_FFT, WHISPER_HOP, window=window, center=False, return_complex=True)
+        spectrum = torch.stft(
+            piece, WHISPER_FFT, WHISPER_HOP, window=window, center=False, return_complex=True
+        )
         yield (filters @ spectrum.abs().square()).clamp(min=1e-10).log10()

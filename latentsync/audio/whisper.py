@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from latentsync.audio.mel import whisper_mel
 
@@ -73,25 +74,24 @@ def _hidden_states(mel: Tensor, model: WhisperModel) -> Tensor:
     return torch.stack(hidden_states(mel[None], encoder), dim=2)[0]
 
 
-def hidden_states(mel: Tensor, encoder: torch.nn.Module) -> list[Tensor]:
+def hidden_states(mel: Tensor, encoder: WhisperEncoder) -> list[Tensor]:
     """The L + 1 states (B, positions, D) of mel windows (B, bands, 2 positions), with gradient when it is enabled."""
     states: list[Tensor] = []
-    hooks = [layer.register_forward_hook(lambda _m, _i, out: states.append(_first(out))) for layer in encoder.layers]
-    hooks.append(encoder.layers[0].register_forward_pre_hook(lambda _m, args, kwargs: states.append(_input(args, kwargs)), with_kwargs=True))
+
+    def keep_input(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+        states.append(args[0] if args else kwargs["hidden_states"])
+
+    def keep_output(_module: nn.Module, _args: tuple, output: Tensor | tuple) -> None:
+        states.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [encoder.layers[0].register_forward_pre_hook(keep_input, with_kwargs=True)]
+    hooks += [layer.register_forward_hook(keep_output) for layer in encoder.layers]
     try:
         encoder(mel)
     finally:
         for hook in hooks:
             hook.remove()
     return states
-
-
-def _first(output: Tensor | tuple) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _input(args: tuple, kwargs: dict) -> Tensor:
-    return args[0] if args else kwargs["hidden_states"]
 
 
 def from_openai(dims: Mapping[str, int], state_dict: Mapping[str, Tensor]) -> WhisperModel:
@@ -106,7 +106,9 @@ def from_openai(dims: Mapping[str, int], state_dict: Mapping[str, Tensor]) -> Wh
     tensors.setdefault("encoder.embed_positions.weight", sinusoids(*table.shape))
     expected = {f"encoder.{key}" for key in model.encoder.state_dict()}
     if wrong := sorted(expected ^ set(tensors)):
-        raise KeyError(f"not the encoder of a Whisper with {dims['n_audio_layer']} layers: {', '.join(wrong[:5])}")
+        raise KeyError(
+            f"not the encoder of a Whisper with {dims['n_audio_layer']} layers: {', '.join(wrong[:5])}"
+        )
     model.load_state_dict(tensors, strict=False)
     return model
 

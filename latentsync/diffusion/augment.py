@@ -30,7 +30,9 @@ def draw_colour(rng: np.random.Generator, strength: float = 1.0) -> Colour:
     light = 1 + strength * rng.uniform(-0.3, 0.3)
     cast = 1 + strength * rng.uniform(-0.12, 0.12, 3)
     red, green, blue = (float(value) for value in light * cast)
-    one, two, three = (float(value) for value in strength * (rng.uniform(-0.15, 0.15) + rng.uniform(-0.05, 0.05, 3)))
+    one, two, three = (
+        float(value) for value in strength * (rng.uniform(-0.15, 0.15) + rng.uniform(-0.05, 0.05, 3))
+    )
     return Colour(
         gain=(red, green, blue),
         shift=(one, two, three),
@@ -44,7 +46,9 @@ def apply_colour(pixels: Tensor, colour: Colour) -> Tensor:
     """`pixels` under `colour`, clamped to [-1, 1]."""
     if colour.mirrored:
         pixels = pixels.flip(-1)
-    gain, shift, luma = (torch.tensor(value).to(pixels).view(3, 1, 1) for value in (colour.gain, colour.shift, LUMA))
+    gain, shift, luma = (
+        torch.tensor(value).to(pixels).view(3, 1, 1) for value in (colour.gain, colour.shift, LUMA)
+    )
     unit = ((pixels * gain + shift).clamp(-1, 1) + 1) / 2
     unit = unit.pow(colour.gamma)
     grey = (unit * luma).sum(dim=-3, keepdim=True)

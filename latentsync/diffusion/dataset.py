@@ -65,7 +65,7 @@ def load_clips(folder: str | Path, split: str, *, stride: dict[str, int] | None 
 
 
 class ClipSampler:
-    """Draws clips so that a speaker's share grows with the root of its footage: many clips of one face do not drown the rest."""
+    """Draws clips so that a speaker's share grows with the root of its footage: one much filmed face does not drown others."""
 
     def __init__(self, clips: list[Clip]) -> None:
         frames: dict[str, int] = {}

@@ -62,7 +62,9 @@ def fit(
     `folder/log.jsonl`. Raises: FloatingPointError when the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
     ema = EMAModel(model.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75)
     start = _resume(folder, model, ema, optimizer, schedule)
@@ -98,7 +100,11 @@ def fit(
             if validate is not None and accelerator.is_main_process:
                 ema.store(parameters)
                 ema.copy_to(parameters)
-                _log(folder, accelerator, {"step": done, **validate(accelerator.unwrap_model(model).eval(), done)})
+                _log(
+                    folder,
+                    accelerator,
+                    {"step": done, **validate(accelerator.unwrap_model(model).eval(), done)},
+                )
                 model.train()
                 ema.restore(parameters)
             began = time.perf_counter()
@@ -109,7 +115,9 @@ def fit(
 def _log(folder: Path, accelerator: Accelerator, row: Mapping[str, float]) -> None:
     if not accelerator.is_main_process:
         return
-    line = json.dumps({name: round(value, 5) if isinstance(value, float) else value for name, value in row.items()})
+    line = json.dumps(
+        {name: round(value, 5) if isinstance(value, float) else value for name, value in row.items()}
+    )
     accelerator.print(line, flush=True)
     with (folder / "log.jsonl").open("a") as log:
         log.write(line + "\n")
@@ -128,7 +136,9 @@ def _save(
     for stale in (new, old):
         shutil.rmtree(stale, ignore_errors=True)
     new.mkdir()
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, new / "model.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()}, new / "model.safetensors"
+    )
     shadow = {str(index): value.contiguous() for index, value in enumerate(ema.shadow_params)}
     save_file(shadow, new / "ema.safetensors")
     torch.save({"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}, new / "optimizer.pt")

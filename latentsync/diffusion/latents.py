@@ -5,6 +5,7 @@ mouth is hidden. Files are named by a hash of the autoencoder's weights, so a ne
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,10 @@ BATCH_FRAMES = 32
 
 @dataclass(frozen=True)
 class ClipLatents:
-    """Latents of one variant of a clip, whole and with the mouth hidden: (F, C, h, w) float16, memory-mapped."""
+    """Latents of one variant of a clip, whole and with the mouth hidden: (F, C, h, w) float16, memory-mapped.
+
+    Where a stride was asked for, F counts every stride-th frame.
+    """
 
     latents: np.ndarray
     masked: np.ndarray
@@ -45,26 +49,28 @@ def variant_colour(clip: Clip, variant: int) -> Colour:
     return draw_colour(np.random.default_rng(seed))
 
 
-def cached_latents(clip: Clip, variant: int, vae: AutoencoderKL, key: str, folder: Path) -> ClipLatents:
-    """The latents of a clip's variant, encoded now unless `folder` has them."""
-    paths = [folder / key / f"{clip.name}.{variant}.{part}.npy" for part in ("latents", "masked")]
+def cached_latents(
+    clip: Clip, variant: int, vae: AutoencoderKL, key: str, folder: Path, *, stride: int = 1
+) -> ClipLatents:
+    """The latents of every `stride`-th frame of a clip's variant, encoded now unless `folder` has them."""
+    paths = [folder / key / f"{clip.name}.{variant}.{stride}.{part}.npy" for part in ("latents", "masked")]
     if not all(path.exists() for path in paths):
         paths[0].parent.mkdir(parents=True, exist_ok=True)
-        for path, latents in zip(paths, _encode(clip, variant, vae), strict=True):
-            partial = path.with_suffix(".part.npy")
+        for path, latents in zip(paths, _encode(clip, variant, vae, stride), strict=True):
+            partial = path.with_suffix(f".{os.getpid()}.npy")
             np.save(partial, latents.numpy())
             partial.rename(path)
     return ClipLatents(*(np.load(path, mmap_mode="r") for path in paths))
 
 
 @torch.no_grad()
-def _encode(clip: Clip, variant: int, vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
+def _encode(clip: Clip, variant: int, vae: AutoencoderKL, stride: int) -> tuple[Tensor, Tensor]:
     colour, whole, masked = variant_colour(clip, variant), [], []
     mask = mouth_mask(clip.faces.shape[1])
-    for start in range(0, clip.frames, BATCH_FRAMES):
-        faces = torch.from_numpy(np.array(clip.faces[start : start + BATCH_FRAMES]))
+    for start in range(0, clip.frames, BATCH_FRAMES * stride):
+        faces = torch.from_numpy(np.array(clip.faces[start : start + BATCH_FRAMES * stride : stride]))
         pixels = apply_colour(faces.permute(0, 3, 1, 2).float() / 127.5 - 1, colour)
         for target, picture in ((whole, pixels), (masked, pixels * mask)):
             mean = vae.encode(picture.to(vae.device, vae.dtype)).latent_dist.mode()
-            target.append((mean * vae.config.scaling_factor).half().cpu())
-    return torch.cat(whole), torch.cat(masked)
+            target.append((mean * vae.config.scaling_factor).float().cpu())
+    return torch.cat(whole).half(), torch.cat(masked).half()

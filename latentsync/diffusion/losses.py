@@ -6,7 +6,10 @@
 import torch
 from torch import Tensor, nn
 
-MOUTH_ROWS, MOUTH_COLUMNS = (0.47, 0.78), (0.22, 0.78)  # the lips and jaw in an aligned face, as shares of its size
+MOUTH_ROWS, MOUTH_COLUMNS = (
+    (0.47, 0.78),
+    (0.22, 0.78),
+)  # the lips and jaw in an aligned face, as shares of its size
 
 
 def region_weights(mask: Tensor, *, mouth: float, hole: float, kept: float) -> Tensor:
@@ -45,7 +48,10 @@ class MouthReader(nn.Module):
 
 
 def predicted_latents(noisy: Tensor, prediction: Tensor, alpha_bar: Tensor, prediction_type: str) -> Tensor:
-    """x0 implied by a prediction at cumulative alpha `alpha_bar` (B, 1, ...). Source: eq. (7) of DDPM; v of Salimans & Ho 2022."""
+    """x0 implied by a prediction at cumulative alpha `alpha_bar` (B, 1, ...).
+
+    Source: eq. (4) of DDPM solved for x0 (Ho et al. 2020); v of Salimans & Ho 2022.
+    """
     if prediction_type == "v_prediction":
         return alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * prediction
     return (noisy - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt().clamp(min=1e-4)

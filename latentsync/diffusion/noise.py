@@ -5,7 +5,9 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 
-def draw_noise(shape: tuple[int, int, int], generator: torch.Generator | None, *, dtype: torch.dtype) -> Tensor:
+def draw_noise(
+    shape: tuple[int, int, int], generator: torch.Generator | None, *, dtype: torch.dtype
+) -> Tensor:
     """Noise (C, 1, h, w) of `shape` (C, h, w), drawn on the generator's device (CPU without one).
 
     Drawn in float32 and rounded, so that a seed means the same noise in every dtype.

@@ -117,7 +117,9 @@ class LipsyncPipeline(DiffusionPipeline):
     ) -> LipsyncPipelineOutput:
         """Redraw `faces` (F, 3, R, R) so that they say `audio_windows` (F, N, D); see `audio_windows()` for the latter."""
         if len(faces) != len(audio_windows):
-            raise ValueError(f"{len(faces)} faces with {len(audio_windows)} audio windows; one window a face is needed")
+            raise ValueError(
+                f"{len(faces)} faces with {len(audio_windows)} audio windows; one window a face is needed"
+            )
         settings = self.sampling(num_inference_steps, guidance_scale, generator, callback_on_step_end)
         noise = self.draw_noise(generator)
         drawn = torch.stack(list(self.stream(faces, audio_windows, noise, settings)))
@@ -169,7 +171,9 @@ class LipsyncPipeline(DiffusionPipeline):
 
     def audio_windows(self, waveform: Tensor, frames: int) -> Iterator[Tensor]:
         """Audio tokens (N, D) of `frames` video frames of `waveform` (T,) at 16 kHz, heard window by window."""
-        blocks = encode_blocks(waveform.to(self.device), self.audio_encoder, context=inner_context(self.audio_encoder))
+        blocks = encode_blocks(
+            waveform.to(self.device), self.audio_encoder, context=inner_context(self.audio_encoder)
+        )
         return stream_windows(blocks, self.fps, frames=frames)
 
     def draw_noise(self, generator: torch.Generator | None = None) -> Tensor:
@@ -178,7 +182,9 @@ class LipsyncPipeline(DiffusionPipeline):
         shape = (int(self.vae.config.latent_channels), side, side)
         return draw_noise(shape, generator, dtype=self.unet.dtype).to(self.device)
 
-    def encode_condition(self, faces: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Condition:
+    def encode_condition(
+        self, faces: Tensor, mask: Tensor, generator: torch.Generator | None = None
+    ) -> Condition:
         """Latents of `faces` (F, 3, R, R), whole and with the hole of `mask` (1, R, R) in mid-grey.
 
         The means of the VAE's posteriors, so that nothing is drawn; with a `generator` samples of them, as upstream takes.
@@ -189,14 +195,20 @@ class LipsyncPipeline(DiffusionPipeline):
         hole = latent_mask(mask, self.vae_scale_factor).to(masked)
         return Condition(hole[:, None].expand(-1, len(faces), -1, -1), masked, reference)
 
-    def denoise(self, noise: Tensor, condition: Condition, audio_windows: Tensor, settings: Sampling) -> Tensor:
+    def denoise(
+        self, noise: Tensor, condition: Condition, audio_windows: Tensor, settings: Sampling
+    ) -> Tensor:
         """Latents (C, F, h, w) from `noise` (C, 1, h, w) under `condition`, hearing `audio_windows` (F, N, D)."""
         self.scheduler.set_timesteps(settings.steps, device=self.device)
         is_guided = settings.guidance_scale != 1.0
         audio = audio_windows.to(self.device, self.unet.dtype)
         audio = torch.stack([torch.zeros_like(audio), audio]) if is_guided else audio[None]
-        seen = torch.cat([condition.mask, condition.masked, condition.reference])[None].expand(len(audio), -1, -1, -1, -1)
-        latents = noise.to(self.device)[None].repeat(1, 1, len(condition), 1, 1) * self.scheduler.init_noise_sigma
+        seen = torch.cat([condition.mask, condition.masked, condition.reference])[None].expand(
+            len(audio), -1, -1, -1, -1
+        )
+        latents = (
+            noise.to(self.device)[None].repeat(1, 1, len(condition), 1, 1) * self.scheduler.init_noise_sigma
+        )
         extra = self._step_arguments(settings.generator)
         with self.progress_bar(total=settings.steps) as progress:
             for index, t in enumerate(self.scheduler.timesteps):
@@ -207,7 +219,9 @@ class LipsyncPipeline(DiffusionPipeline):
                     prediction = deaf + settings.guidance_scale * (hearing - deaf)
                 latents = self.scheduler.step(prediction, t, latents, **extra).prev_sample
                 if settings.callback_on_step_end is not None:
-                    latents = settings.callback_on_step_end(self, index, t, {"latents": latents}).get("latents", latents)
+                    latents = settings.callback_on_step_end(self, index, t, {"latents": latents}).get(
+                        "latents", latents
+                    )
                 progress.update()
         return latents[0]
 
@@ -233,7 +247,9 @@ class LipsyncPipeline(DiffusionPipeline):
         accepts = inspect.signature(self.scheduler.step).parameters
         return {"generator": generator} if "generator" in accepts else {}
 
-    def _denoise_run(self, run: Iterable[tuple[Tensor, Tensor]], noise: Tensor, settings: Sampling) -> list[Tensor]:
+    def _denoise_run(
+        self, run: Iterable[tuple[Tensor, Tensor]], noise: Tensor, settings: Sampling
+    ) -> list[Tensor]:
         """Latents (C, h, w) of each frame of one window."""
         faces, tokens = zip(*run, strict=True)
         condition = self.encode_condition(torch.stack(faces), self.mask())

@@ -4,7 +4,7 @@ A sample is one frame: its noisy latents, its masked latents, a reference frame 
 audio tokens of its time. `B` batch, `C h w` latents, `N D` tokens, `K` mouth measures.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,16 @@ READER_STEPS = 600
 
 @dataclass(frozen=True)
 class DataConfig:
+    """Paths, and how much of the footage is encoded: `clip_stride` takes every n-th clip of a speaker, `frame_stride` every
+    n-th frame of a clip; `variants` colours a clip in so many ways."""
+
     packed: str = "???"
     vae: str = "???"
     audio_encoder: str = "???"
     output: str = "???"
     variants: int = 2
-    stride: dict[str, int] = field(default_factory=dict)
+    clip_stride: dict[str, int] = field(default_factory=dict)
+    frame_stride: int = 1
     reference_distance_frames: int = 8
 
 
@@ -81,12 +85,19 @@ class TrainUNetConfig:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A clip ready to train on: latents of each variant, tokens (F, N, D) float16, mouth motion (F, K) in spreads."""
+    """A clip ready to train on: latents of each variant, tokens (F, N, D) float16, mouth motion (F, K) in spreads.
+
+    F counts every `frame_stride`-th frame.
+    """
 
     clip: Clip
     variants: list[ClipLatents]
     tokens: Tensor
     motion: Tensor
+
+    @property
+    def frames(self) -> int:
+        return len(self.motion)
 
 
 @dataclass(frozen=True)
@@ -112,16 +123,23 @@ class LatentData:
         rows = []
         for index in self.sampler.draw(self.config.loop.batch_size, rng):
             clip = self.clips[index]
-            frame = int(rng.integers(clip.clip.frames))
+            frame = int(rng.integers(clip.frames))
             variant = clip.variants[int(rng.integers(len(clip.variants)))]
-            reference = self._reference(frame, clip.clip.frames, rng)
+            reference = self._reference(frame, clip.frames, rng)
             latents = (variant.latents[frame], variant.masked[frame], variant.latents[reference])
-            rows.append((*(torch.from_numpy(np.array(x)).float() for x in latents), clip.tokens[frame].float(), clip.motion[frame]))
+            rows.append(
+                (
+                    *(torch.from_numpy(np.array(x)).float() for x in latents),
+                    clip.tokens[frame].float(),
+                    clip.motion[frame],
+                )
+            )
         return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
     def _reference(self, frame: int, frames: int, rng: np.random.Generator) -> int:
         """A frame at least `reference_distance_frames` away, so that its mouth says something else."""
-        distance = min(self.config.data.reference_distance_frames, (frames - 1) // 2)
+        wanted = self.config.data.reference_distance_frames // self.config.data.frame_stride
+        distance = min(max(1, wanted), (frames - 1) // 2)
         return int((frame + rng.integers(distance, frames - distance + 1)) % frames)
 
 
@@ -132,19 +150,23 @@ def prepare(
     folder: Path,
     *,
     variants: int,
+    stride: int,
     spread: np.ndarray,
-    report: Callable[[str], None],
+    accelerator: Accelerator,
 ) -> list[Prepared]:
     """Latents, audio tokens and mouth motion of every clip; latents are cached in `folder`."""
     key, prepared = weights_key(vae), []
     for number, clip in enumerate(clips):
-        latents = [cached_latents(clip, variant, vae, key, folder) for variant in range(variants)]
-        features = encode(torch.from_numpy(clip.waveform), audio_encoder, context=inner_context(audio_encoder))
-        tokens = frame_windows(features, FPS, frames=clip.frames).half()
-        motion = torch.from_numpy(clip.mouth_motion() / spread).float()
+        with accelerator.autocast():
+            latents = [cached_latents(clip, n, vae, key, folder, stride=stride) for n in range(variants)]
+        features = encode(
+            torch.from_numpy(clip.waveform), audio_encoder, context=inner_context(audio_encoder)
+        )
+        tokens = frame_windows(features, FPS, frames=clip.frames).half()[::stride]
+        motion = torch.from_numpy(clip.mouth_motion() / spread).float()[::stride]
         prepared.append(Prepared(clip, latents, tokens, motion))
         if number % 50 == 0:
-            report(f"prepared {number + 1} of {len(clips)} clips")
+            accelerator.print(f"prepared {number + 1} of {len(clips)} clips")
     return prepared
 
 
@@ -210,7 +232,9 @@ def read_correlation(
             for array in (prepared.variants[0].latents, prepared.variants[0].masked)
         )
         frames = latents.shape[1]
-        condition = Condition(hole[:, None].expand(-1, frames, -1, -1), masked, latents.roll(frames // 2, dims=1))
+        condition = Condition(
+            hole[:, None].expand(-1, frames, -1, -1), masked, latents.roll(frames // 2, dims=1)
+        )
         drawn = pipeline.denoise(noise, condition, prepared.tokens.float(), settings).transpose(0, 1)
         told = reader(drawn).numpy()
         for name, column in (("r_aperture", 0), ("r_width", 2)):
@@ -225,11 +249,14 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
     save_config(config, folder / "config.yaml")
     vae = AutoencoderKL.from_pretrained(config.data.vae).eval().requires_grad_(False)
     audio_encoder = WhisperModel.from_pretrained(config.data.audio_encoder).eval().requires_grad_(False)
-    clips = load_clips(config.data.packed, "train", stride=config.data.stride)
+    clips = load_clips(config.data.packed, "train", stride=config.data.clip_stride)
     spread = np.concatenate([clip.mouth_motion() for clip in clips]).std(axis=0)
-    parts = {"folder": folder / "latents", "spread": spread, "report": accelerator.print}
-    data = LatentData(prepare(clips, vae, audio_encoder, variants=config.data.variants, **parts), config)
-    held_back = prepare(load_clips(config.data.packed, "val"), vae, audio_encoder, variants=1, **parts)
+    parts = {"folder": folder / "latents", "spread": spread, "accelerator": accelerator}
+    strides = {"variants": config.data.variants, "stride": config.data.frame_stride}
+    data = LatentData(prepare(clips, vae, audio_encoder, **strides, **parts), config)
+    held_back = prepare(
+        load_clips(config.data.packed, "val"), vae, audio_encoder, variants=1, stride=1, **parts
+    )
     reader = train_reader(data, seed=config.loop.seed)
 
     torch.manual_seed(config.loop.seed)

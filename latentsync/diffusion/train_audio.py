@@ -74,7 +74,9 @@ class MouthTeacher(nn.Module):
         super().__init__()
         self.whisper = encoder
         tokens = len(window_rows(0, FPS)) * (layers + 1)
-        self.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(tokens * width, 96), nn.GELU(), nn.Linear(96, measures))
+        self.head = nn.Sequential(
+            nn.Dropout(0.1), nn.Linear(tokens * width, 96), nn.GELU(), nn.Linear(96, measures)
+        )
 
     def forward(self, mel: Tensor) -> Tensor:
         states = torch.stack(hidden_states(mel, self.whisper.encoder), dim=2)
@@ -123,7 +125,9 @@ class MouthWindows:
         mels, motions = [], []
         for index in self.sampler.draw(self.config.loop.batch_size, rng):
             start = int(rng.integers(0, self.clips[index].frames - frames + 1))
-            columns = slice(start * ROWS_PER_FRAME * COLUMNS_PER_ROW, (start + frames) * ROWS_PER_FRAME * COLUMNS_PER_ROW)
+            columns = slice(
+                start * ROWS_PER_FRAME * COLUMNS_PER_ROW, (start + frames) * ROWS_PER_FRAME * COLUMNS_PER_ROW
+            )
             mels.append(augment_mel(self.mels[index][:, columns].clone(), rng, self.config.noise))
             motions.append(torch.from_numpy(self.motion[index][start : start + frames] / self.spread).float())
         return torch.stack(mels), torch.stack(motions)
@@ -143,7 +147,9 @@ def correlation(teacher: MouthTeacher, clips: list[Clip]) -> Mapping[str, float]
 @torch.no_grad()
 def tell(teacher: MouthTeacher, clip: Clip) -> np.ndarray:
     """Mouth motion (F, K) told from the clip's sound, heard as at inference."""
-    features = encode(torch.from_numpy(clip.waveform), teacher.whisper, context=inner_context(teacher.whisper))
+    features = encode(
+        torch.from_numpy(clip.waveform), teacher.whisper, context=inner_context(teacher.whisper)
+    )
     windows = frame_windows(features, FPS, frames=clip.frames)
     return teacher.head(windows.flatten(1)).numpy()
 
@@ -156,7 +162,9 @@ def train_audio(config: TrainAudioConfig, accelerator: Accelerator) -> WhisperMo
     save_config(config, folder / "config.yaml")
     windows = MouthWindows(clips, config)
     torch.manual_seed(config.loop.seed)
-    teacher = MouthTeacher(build_encoder(config.model), config.model.layers, config.model.width, clips[0].mouth.shape[1])
+    teacher = MouthTeacher(
+        build_encoder(config.model), config.model.layers, config.model.width, clips[0].mouth.shape[1]
+    )
 
     def step(model: nn.Module, number: int) -> Losses:
         mel, truth = (tensor.to(accelerator.device) for tensor in windows.draw(number))
@@ -165,6 +173,13 @@ def train_audio(config: TrainAudioConfig, accelerator: Accelerator) -> WhisperMo
         velocity = F.smooth_l1_loss(told.diff(dim=1), truth.diff(dim=1))
         return {"loss": shape + config.velocity_weight * velocity, "shape": shape, "velocity": velocity}
 
-    teacher = fit(teacher, step, config.loop, folder, accelerator, validate=lambda model, _: correlation(model, held_back))
+    teacher = fit(
+        teacher,
+        step,
+        config.loop,
+        folder,
+        accelerator,
+        validate=lambda model, _: correlation(model, held_back),
+    )
     teacher.whisper.save_pretrained(folder / "audio_encoder")
     return teacher.whisper

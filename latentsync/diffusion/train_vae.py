@@ -61,12 +61,17 @@ def build_vae(config: VaeConfig, resolution: int) -> AutoencoderKL:
     )
 
 
-def random_crops(clips: list[Clip], sampler: ClipSampler, rng: np.random.Generator, config: TrainVaeConfig) -> Tensor:
+def random_crops(
+    clips: list[Clip], sampler: ClipSampler, rng: np.random.Generator, config: TrainVaeConfig
+) -> Tensor:
     """A batch (B, 3, crop, crop) of coloured pieces of faces, more of them near the mouth."""
     crops = []
     for index in sampler.draw(config.loop.batch_size, rng):
         clip = clips[index]
-        face = torch.from_numpy(clip.faces[rng.integers(clip.frames)].copy()).permute(2, 0, 1).float() / 127.5 - 1
+        face = (
+            torch.from_numpy(clip.faces[rng.integers(clip.frames)].copy()).permute(2, 0, 1).float() / 127.5
+            - 1
+        )
         size = face.shape[-1]
         cut = int(np.clip(round(config.crop * rng.uniform(0.75, 1.4)), 16, size))
         if rng.random() < config.mouth_share:
@@ -76,7 +81,9 @@ def random_crops(clips: list[Clip], sampler: ClipSampler, rng: np.random.Generat
             top, left = rng.integers(0, size - cut + 1, 2)
         top, left = int(np.clip(top, 0, size - cut)), int(np.clip(left, 0, size - cut))
         piece = face[None, :, top : top + cut, left : left + cut]
-        piece = F.interpolate(piece, (config.crop, config.crop), mode="bicubic", antialias=True, align_corners=False)[0]
+        piece = F.interpolate(
+            piece, (config.crop, config.crop), mode="bicubic", antialias=True, align_corners=False
+        )[0]
         crops.append(apply_colour(piece.clamp(-1, 1), draw_colour(rng)))
     return torch.stack(crops)
 
@@ -101,7 +108,9 @@ def psnr(vae: nn.Module, clips: list[Clip], frames_per_clip: int = 4) -> Mapping
     for clip in clips:
         picked = np.linspace(0, clip.frames - 1, frames_per_clip).astype(int)
         pixels = torch.from_numpy(clip.faces[picked].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
-        error = ((vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1) - pixels) / 2).square()
+        error = (
+            (vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1) - pixels) / 2
+        ).square()
         size = pixels.shape[-1]
         rows = slice(int((MOUTH_ROW - 0.13) * size), int((MOUTH_ROW + 0.13) * size))
         columns = slice(int((MOUTH_COLUMN - 0.25) * size), int((MOUTH_COLUMN + 0.25) * size))
@@ -120,7 +129,9 @@ def train_vae(config: TrainVaeConfig, accelerator: Accelerator) -> AutoencoderKL
     save_config(config, folder / "config.yaml")
 
     def step(model: nn.Module, number: int) -> Losses:
-        pixels = random_crops(clips, sampler, step_rng(config.loop.seed, number), config).to(accelerator.device)
+        pixels = random_crops(clips, sampler, step_rng(config.loop.seed, number), config).to(
+            accelerator.device
+        )
         with accelerator.autocast():
             return reconstruction_losses(accelerator.unwrap_model(model), pixels, config)
 

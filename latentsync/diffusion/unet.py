@@ -14,7 +14,11 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (from_pretrained looks for it in this module)
-from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, UNetMotionModel, UNetMotionOutput
+from diffusers.models.unets.unet_motion_model import (
+    AnimateDiffTransformer3D,
+    UNetMotionModel,
+    UNetMotionOutput,
+)
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -63,7 +67,9 @@ class NoMotion(nn.Module):
 class AudioAttention(Attention):
     """Cross-attention to audio tokens; without audio it adds nothing (diffusers would attend to itself)."""
 
-    def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
         if encoder_hidden_states is None:
             return torch.zeros_like(hidden_states)
         return super().forward(hidden_states, encoder_hidden_states, **kwargs)
@@ -102,7 +108,9 @@ class UNet3DConditionModel(UNetMotionModel):
         motion_max_seq_length: int = 24,
         motion_num_attention_heads: int = 8,
     ) -> None:
-        super().__init__(
+        # not the decorated constructor, which would add the parent's own arguments to the saved configuration
+        UNetMotionModel.__init__.__wrapped__(
+            self,
             sample_size=sample_size,
             in_channels=in_channels,
             out_channels=out_channels,
@@ -124,7 +132,8 @@ class UNet3DConditionModel(UNetMotionModel):
         if not use_inflated_groupnorm:
             self._norm_across_frames()
         self._keep_motion(
-            frozenset(motion_module_resolutions) if use_motion_module else frozenset(), motion_module_decoder_only
+            frozenset(motion_module_resolutions) if use_motion_module else frozenset(),
+            motion_module_decoder_only,
         )
         self._hear_audio(add_audio_layer)
         self.audio_position = self.audio_embedding = None
@@ -160,7 +169,9 @@ class UNet3DConditionModel(UNetMotionModel):
         B, _, frames, _, _ = sample.shape
         if self.has_motion and frames > self.config["motion_max_seq_length"]:
             limit = self.config["motion_max_seq_length"]
-            raise ValueError(f"{frames} frames in a window; the motion modules know {limit} positions at most")
+            raise ValueError(
+                f"{frames} frames in a window; the motion modules know {limit} positions at most"
+            )
         audio = None if encoder_hidden_states is None else self._audio_tokens(encoder_hidden_states)
         emb = self.time_embedding(self.time_proj(_timesteps(timestep, B, sample.device)).to(sample.dtype))
         emb = emb.repeat_interleave(frames, dim=0)
@@ -185,11 +196,14 @@ class UNet3DConditionModel(UNetMotionModel):
         """
         model = cls(**diffusers_config(model_config))
         if state_dict is not None:
-            model.load_state_dict({rename_upstream(key): value for key, value in without_tables(state_dict).items()}, strict=False)
             _check_complete(model, state_dict)
+            renamed = {rename_upstream(key): value for key, value in without_tables(state_dict).items()}
+            model.load_state_dict(renamed, strict=False)  # all but the tables, as was just checked
         return model.eval()
 
-    def _encode(self, x: Tensor, emb: Tensor, audio: Tensor | None, frames: int) -> tuple[Tensor, list[Tensor]]:
+    def _encode(
+        self, x: Tensor, emb: Tensor, audio: Tensor | None, frames: int
+    ) -> tuple[Tensor, list[Tensor]]:
         skips = [x]
         for block in self.down_blocks:
             hears = {"encoder_hidden_states": audio} if _has_attention(block) else {}
@@ -201,14 +215,21 @@ class UNet3DConditionModel(UNetMotionModel):
         with_frames = {"num_frames": frames} if hasattr(self.mid_block, "motion_modules") else {}
         return self.mid_block(x, emb, encoder_hidden_states=audio, **with_frames)
 
-    def _decode(self, x: Tensor, skips: list[Tensor], emb: Tensor, audio: Tensor | None, frames: int) -> Tensor:
+    def _decode(
+        self, x: Tensor, skips: list[Tensor], emb: Tensor, audio: Tensor | None, frames: int
+    ) -> Tensor:
         for block in self.up_blocks:
             states = tuple(skips[-len(block.resnets) :])
             del skips[-len(block.resnets) :]
             size = skips[-1].shape[2:] if skips else None  # odd sizes: grow to the next skip, not to twice
             hears = {"encoder_hidden_states": audio} if _has_attention(block) else {}
             x = block(
-                hidden_states=x, res_hidden_states_tuple=states, temb=emb, upsample_size=size, num_frames=frames, **hears
+                hidden_states=x,
+                res_hidden_states_tuple=states,
+                temb=emb,
+                upsample_size=size,
+                num_frames=frames,
+                **hears,
             )
         return x
 
@@ -235,12 +256,16 @@ class UNet3DConditionModel(UNetMotionModel):
                 module.norm = FrameGroupNorm(MOTION_NORM_GROUPS, module.norm.num_channels, module.norm.eps)
 
     def _hear_audio(self, add_audio_layer: bool) -> None:
-        temporal = {id(b) for m in self.modules() if isinstance(m, AnimateDiffTransformer3D) for b in m.modules()}
+        temporal = {
+            id(b) for m in self.modules() if isinstance(m, AnimateDiffTransformer3D) for b in m.modules()
+        }
         for module in self.modules():
             if not isinstance(module, BasicTransformerBlock) or id(module) in temporal:
                 continue
             if add_audio_layer:
-                module.attn2.__class__ = AudioAttention  # same tensors and processors, so LoRA and back ends still work
+                module.attn2.__class__ = (
+                    AudioAttention  # same tensors and processors, so LoRA and back ends still work
+                )
             else:
                 module.attn2 = module.norm2 = None
 

@@ -67,7 +67,9 @@ def diffusers_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
         if theirs in motion:
             arguments[ours] = motion.pop(theirs)
     if unknown := [*given, *(f"motion_module_kwargs.{key}" for key in motion)]:
-        raise ValueError(f"unknown U-Net configuration key(s) {unknown}; see configs/unet/ for the known ones")
+        raise ValueError(
+            f"unknown U-Net configuration key(s) {unknown}; see configs/unet/ for the known ones"
+        )
     return arguments
 
 

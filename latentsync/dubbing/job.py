@@ -113,7 +113,9 @@ def dub(
 def _seconds(duration: str, audio_seconds: Fraction, reader: VideoReader) -> Fraction:
     """How long the result lasts, at least one frame."""
     video_seconds = Fraction(reader.info.duration_seconds).limit_denominator(1_000_000)
-    wanted = {"audio": audio_seconds, "video": video_seconds, "shortest": min(audio_seconds, video_seconds)}[duration]
+    wanted = {"audio": audio_seconds, "video": video_seconds, "shortest": min(audio_seconds, video_seconds)}[
+        duration
+    ]
     return max(wanted, 1 / reader.info.fps)
 
 
@@ -150,7 +152,9 @@ def _results(
 def _detections(reader: VideoReader, seconds: Fraction) -> dict[int, list[Face]] | None:
     """Where to keep detections of a clip that is shown more than once; not of a long one, whose frames are many."""
     is_looped = seconds > reader.info.duration_seconds
-    return {} if is_looped and (reader.info.frame_count or MAX_CACHED_FRAMES + 1) <= MAX_CACHED_FRAMES else None
+    return (
+        {} if is_looped and (reader.info.frame_count or MAX_CACHED_FRAMES + 1) <= MAX_CACHED_FRAMES else None
+    )
 
 
 def _padded(waveform: np.ndarray, seconds: Fraction) -> Tensor:

@@ -6,6 +6,9 @@ from pathlib import Path
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 
 from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.errors import CheckpointError
@@ -28,26 +31,46 @@ def load_model(
     """
     if isinstance(model, LipsyncPipeline):
         return model.to(device, dtype), str(model.config.get("_name_or_path") or "given pipeline")
-    folder = Path(model) if model is not None else DEFAULT_MODEL
-    is_local = folder.is_dir()
-    if is_local:
-        _check_index(folder)
-    elif folder.exists() or model is None or folder.is_absolute() or len(folder.parts) != 2:
-        raise CheckpointError(
-            f"model {str(folder)!r} is not a folder; pass a model folder, a Hub id such as owner/name, or leave --model "
-            f"out for the embedded default in checkpoints/latentsync-tiny"
-        )
+    folder = _local_folder(model)
+    _check_index(folder)
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
     try:
         pipeline = LipsyncPipeline.from_pretrained(
-            str(folder), torch_dtype=dtype, local_files_only=is_local, use_safetensors=True
+            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"model {str(folder)!r} cannot be loaded: {first_line}") from error
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"model {str(folder)!r} cannot be loaded: {_first_line(error)}") from error
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device), str(folder) if model is not None else "latentsync-tiny (embedded default)"
+    return pipeline.to(device), str(model) if model is not None else "latentsync-tiny (embedded default)"
+
+
+def _local_folder(model: str | Path | None) -> Path:
+    """The folder of a model, downloaded into the Hub's cache when `model` is an id such as owner/name."""
+    folder = DEFAULT_MODEL if model is None else Path(model)
+    if folder.is_dir():
+        return folder
+    if (
+        model is None
+        or folder.exists()
+        or folder.is_absolute()
+        or len(folder.parts) != 2
+        or ".." in folder.parts
+    ):
+        raise CheckpointError(
+            f"model {str(folder)!r} is not a folder; pass a model folder, a Hub id such as owner/name, or leave --model "
+            "out for the embedded default in checkpoints/latentsync-tiny"
+        )
+    try:
+        return Path(snapshot_download(folder.as_posix(), allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise CheckpointError(
+            f"model {str(folder)!r} is neither a folder here nor to be had from the Hub: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _check_index(folder: Path) -> None:
@@ -55,19 +78,27 @@ def _check_index(folder: Path) -> None:
     path = folder / "model_index.json"
     if not path.is_file():
         held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
-        raise CheckpointError(f"model folder {str(folder)!r} has no model_index.json (it holds {held}); see checkpoints/README.md")
+        raise CheckpointError(
+            f"model folder {str(folder)!r} has no model_index.json (it holds {held}); see checkpoints/README.md"
+        )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not JSON ({error}); copy the model folder again") from error
     if not isinstance(index, dict) or index.get("_class_name") != "LipsyncPipeline":
-        raise CheckpointError(f"{path} does not describe a LipsyncPipeline; see checkpoints/README.md for what fits")
+        raise CheckpointError(
+            f"{path} does not describe a LipsyncPipeline; see checkpoints/README.md for what fits"
+        )
     for part, entry in index.items():
         if not isinstance(entry, list):
             continue
         library, name = (*entry, None, None)[:2]
         is_scheduler = part == "scheduler" and library == "diffusers" and str(name).endswith("Scheduler")
         if not is_scheduler and not (library in PART_LIBRARIES and name in PARTS.get(part, ())):
-            raise CheckpointError(f"{path} names {library}.{name} as its {part}; that is not a part of a LipsyncPipeline")
+            raise CheckpointError(
+                f"{path} names {library}.{name} as its {part}; that is not a part of a LipsyncPipeline"
+            )
         if not (folder / part).is_dir():
-            raise CheckpointError(f"model folder {str(folder)!r} lacks its part {part!r}; copy the folder again")
+            raise CheckpointError(
+                f"model folder {str(folder)!r} lacks its part {part!r}; copy the folder again"
+            )

@@ -70,7 +70,12 @@ class Result:
 
 
 def redraw(
-    tracked: Iterable[Tracked], audio_windows: Iterable[Tensor], draw_run: DrawRun, *, resolution: int, fps: int
+    tracked: Iterable[Tracked],
+    audio_windows: Iterable[Tensor],
+    draw_run: DrawRun,
+    *,
+    resolution: int,
+    fps: int,
 ) -> Iterator[Result]:
     """Finished frames, in order, one for each of `tracked`; reads ahead as far as `draw_run` needs."""
     sightings = (Sighting(item.frame, item.face) for item in tracked)

@@ -9,23 +9,32 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
-
-from latentsync.media.frame import Frame
+from typing import Generic, Protocol, TypeVar
 
 HALF = Fraction(1, 2)
 
 
+class Timed(Protocol):
+    """Whatever is shown at a time: a Frame, or something made of one."""
+
+    @property
+    def time(self) -> Fraction: ...
+
+
+Shown = TypeVar("Shown", bound=Timed)
+
+
 @dataclass(frozen=True)
-class Resampled:
+class Resampled(Generic[Shown]):
     """The source frame, unchanged and with its own `index` and `time`, that a tick shows."""
 
-    frame: Frame
+    frame: Shown
     tick: int
 
 
 def resample(
-    frames: Iterable[Frame], fps: Fraction, *, duration_seconds: Fraction | float | None = None
-) -> Iterator[Resampled]:
+    frames: Iterable[Shown], fps: Fraction, *, duration_seconds: Fraction | float | None = None
+) -> Iterator[Resampled[Shown]]:
     """One Resampled for each of the max(1, round(duration * fps)) ticks; none if there are no frames.
 
     `duration_seconds` counts from the first frame to the end of the last; by default the last frame lasts as

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from latentsync.errors import LatentSyncError, MediaError
-from latentsync.face import align, crop_size, similarity, template, track
+from latentsync.face import align, similarity, template, track
 from latentsync.face.detect import Detector
 from latentsync.media.audio import read_audio
 from latentsync.media.read import VideoReader, resample
@@ -84,7 +84,9 @@ def pack(sources: Iterable[Source], folder: Path, detector: Detector, *, resolut
             dropped.append(source)
             logger.warning("dropped %s: %s", source.path.name, reason)
     if len(dropped) > MAX_DROPPED_SHARE * (len(dropped) + len(packed)):
-        raise MediaError(f"{len(dropped)} of {len(dropped) + len(packed)} clips were dropped; see the warnings above")
+        raise MediaError(
+            f"{len(dropped)} of {len(dropped) + len(packed)} clips were dropped; see the warnings above"
+        )
     (folder / "clips.json").write_text(json.dumps([asdict(clip) for clip in packed], indent=1))
     return packed
 
@@ -122,7 +124,9 @@ def _faces(source: Source, detector: Detector, resolution: int) -> tuple[np.ndar
         frames = (tick.frame for tick in resample(reader, FPS))
         for tracked in track(frames, detector):
             if tracked.face is None:
-                raise MediaError(f"no face in frame {tracked.frame.index} of {source.path}; training needs one in each")
+                raise MediaError(
+                    f"no face in frame {tracked.frame.index} of {source.path}; training needs one in each"
+                )
             images.append(tracked.frame.image)
             anchors.append(tracked.face.anchors)
             times.append(tracked.frame.time)
@@ -131,6 +135,8 @@ def _faces(source: Source, detector: Detector, resolution: int) -> tuple[np.ndar
                 flush()
         flush()
     if len(shapes) < MIN_FRAMES:
-        raise MediaError(f"{source.path} has {len(shapes)} frames at 25 fps; at least {MIN_FRAMES} are needed")
+        raise MediaError(
+            f"{source.path} has {len(shapes)} frames at 25 fps; at least {MIN_FRAMES} are needed"
+        )
     pixels = torch.cat(faces).permute(0, 2, 3, 1).contiguous()
     return pixels.numpy(), np.stack(shapes), times[0]

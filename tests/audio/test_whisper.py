@@ -65,7 +65,11 @@ def test_windows_agree_with_upstream_and_end_with_the_sound(reference):
     info, tensors, model = reference
     left, right = info["config"]["audio_feat_length"]
     features = encode(heard(tensors, "waveform"), model)
-    rates = [key.removeprefix("num_chunks_").removesuffix("fps") for key in info["scalars"] if key.startswith("num_chunks_")]
+    rates = [
+        key.removeprefix("num_chunks_").removesuffix("fps")
+        for key in info["scalars"]
+        if key.startswith("num_chunks_")
+    ]
     assert rates
     for rate in rates:
         windows = frame_windows(features, float(rate), left=left, right=right)
@@ -75,7 +79,9 @@ def test_windows_agree_with_upstream_and_end_with_the_sound(reference):
         rows = np.array([list(window_rows(index, float(rate), left, right)) for index in range(len(windows))])
         np.testing.assert_array_equal(rows.clip(0, len(features) - 1), indices)
         wanted = info["outputs"][f"chunks_{rate}fps"]
-        for row, chunk in zip(info["scalars"][f"chunk_rows_{rate}fps"], tensors[f"output.chunks_{rate}fps"], strict=True):
+        for row, chunk in zip(
+            info["scalars"][f"chunk_rows_{rate}fps"], tensors[f"output.chunks_{rate}fps"], strict=True
+        ):
             if row < len(windows):
                 found = sampled(windows[row][None].numpy(), wanted)[0]
                 close(found, chunk)

@@ -10,7 +10,9 @@ from latentsync.diffusion.train_audio import AudioConfig, build_encoder
 from latentsync.diffusion.unet import UNet3DConditionModel
 
 
-def make_pipeline(*, temporal: bool, seed: int = 0, resolution: int = 32, window: int = 8, overlap: int = 2) -> LipsyncPipeline:
+def make_pipeline(
+    *, temporal: bool, seed: int = 0, resolution: int = 32, window: int = 8, overlap: int = 2
+) -> LipsyncPipeline:
     torch.manual_seed(seed)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 8),

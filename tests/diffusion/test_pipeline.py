@@ -44,7 +44,9 @@ def original(golden):
 
 def chunks(info, tensors):
     """(number, first frame, frames) of each chunk of the original call."""
-    for number, first in enumerate(range(0, len(tensors["output.affine_matrices"]), info["config"]["frames_per_chunk"])):
+    for number, first in enumerate(
+        range(0, len(tensors["output.affine_matrices"]), info["config"]["frames_per_chunk"])
+    ):
         yield number, first, tensors[f"output.chunk{number}.audio_embeds"].shape[0] // 2
 
 
@@ -71,7 +73,9 @@ def upstream_faces(info, tensors):
     """The original's aligned faces: the crop is truncated to whole grey levels where ours is rounded."""
     matrices, frames = upstream_matrices(info, tensors)
     resolution = info["config"]["resolution"]
-    crops = torch.cat([warp_to_crop(f, m, crop_size(resolution)) for f, m in zip(frames, matrices, strict=True)])
+    crops = torch.cat(
+        [warp_to_crop(f, m, crop_size(resolution)) for f, m in zip(frames, matrices, strict=True)]
+    )
     crops = (crops + 1e-3).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     squares = [cv2.resize(crop, (resolution, resolution), interpolation=cv2.INTER_LANCZOS4) for crop in crops]
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
@@ -87,7 +91,9 @@ def test_alignment_of_the_original_call_is_ours_plus_its_known_faults(original):
     assert np.abs(found - wanted).max() <= 1
     assert (found != wanted).mean() < 0.005
     ours = align(frames, matrices, info["config"]["resolution"]).numpy().astype(int)
-    assert np.abs(sampled(ours, info["outputs"]["faces_u8"]) - wanted).mean() <= 0.7  # rounding: half a level brighter
+    assert (
+        np.abs(sampled(ours, info["outputs"]["faces_u8"]) - wanted).mean() <= 0.7
+    )  # rounding: half a level brighter
 
 
 @pytest.mark.golden
@@ -113,8 +119,12 @@ def test_condition_of_the_original_call(original, monkeypatch):
     noise = torch.from_numpy(tensors["input.random_draw.0"])[0]
     with torch.no_grad():
         for number, first, frames in chunks(info, tensors):
-            condition = pipeline.encode_condition(faces[first : first + frames], pipeline.mask(), torch.Generator())
-            seen = torch.cat([noise.expand(-1, frames, -1, -1), condition.mask, condition.masked, condition.reference])
+            condition = pipeline.encode_condition(
+                faces[first : first + frames], pipeline.mask(), torch.Generator()
+            )
+            seen = torch.cat(
+                [noise.expand(-1, frames, -1, -1), condition.mask, condition.masked, condition.reference]
+            )
             # a grey level that differs by one in a face moves its latents by some 1e-3
             wanted = tensors[f"output.chunk{number}.unet_input_step0"]
             assert np.abs(seen.numpy() - wanted).max() < 2e-2
@@ -136,20 +146,25 @@ def test_denoising_and_decoding_of_the_original_call(original):
             steps.append(found["latents"])
             return found
 
-        sampling = Sampling(config["num_inference_steps"], config["guidance_scale"], callback_on_step_end=keep)
+        sampling = Sampling(
+            config["num_inference_steps"], config["guidance_scale"], callback_on_step_end=keep
+        )
         with torch.no_grad():
             latents = pipeline.denoise(noise[:, :1], Condition(mask, masked, reference), audio, sampling)
             decoded = pipeline.decode(latents)
         np.testing.assert_array_equal(pipeline.scheduler.timesteps.numpy(), tensors["output.timesteps"])
         close(torch.stack(steps), tensors[f"output.chunk{number}.latents_per_step"])
-        close(sampled(decoded.numpy(), info["outputs"][f"chunk{number}.decoded"]), tensors[f"output.chunk{number}.decoded"])
+        close(
+            sampled(decoded.numpy(), info["outputs"][f"chunk{number}.decoded"]),
+            tensors[f"output.chunk{number}.decoded"],
+        )
 
 
 @pytest.mark.golden
 def test_the_mouth_of_the_original_call_is_put_back_alike(original, monkeypatch):
     """Within the mask; outside it the original resamples its whole crop, which ours leaves untouched.
 
-    The original shrinks faces without antialiasing and truncates: ours is switched to do the former; the latter is half a level.
+    The original shrinks faces without antialiasing and truncates: ours is switched to the former; the latter is half a level.
     """
     monkeypatch.setattr("latentsync.face.compose.matrix_scale", lambda matrix: 1.0)
     info, tensors, pipeline = original
@@ -164,13 +179,21 @@ def test_the_mouth_of_the_original_call_is_put_back_alike(original, monkeypatch)
             assert latents.shape[0] == channels
             drawn = pipeline.decode(latents)
             pasted = pipeline.compose(drawn, faces[first : first + count], pipeline.mask())
-            close(sampled(pasted.numpy(), info["outputs"][f"chunk{number}.pasted"]), tensors[f"output.chunk{number}.pasted"], 1e-2)
+            close(
+                sampled(pasted.numpy(), info["outputs"][f"chunk{number}.pasted"]),
+                tensors[f"output.chunk{number}.pasted"],
+                1e-2,
+            )
             for index in range(count):
                 frame = frames[first + index]
                 ours = composer.compose(frame, pasted[index], matrices[first + index])
-                white = composer.compose(np.zeros_like(frame), torch.ones(3, *pasted.shape[-2:]), matrices[first + index])
+                white = composer.compose(
+                    np.zeros_like(frame), torch.ones(3, *pasted.shape[-2:]), matrices[first + index]
+                )
                 core = white.min(axis=2, keepdims=True) == 255  # no feathering there
-                spec = {"sample": {key: v[1:] for key, v in info["outputs"]["video_frames"]["sample"].items()}}
+                spec = {
+                    "sample": {key: v[1:] for key, v in info["outputs"]["video_frames"]["sample"].items()}
+                }
                 gap = np.abs(sampled(ours, spec).astype(int) - wanted[first + index])
                 differences.append(gap[np.broadcast_to(sampled(core, spec), gap.shape)])
     differences = np.concatenate(differences)
@@ -201,7 +224,9 @@ def test_every_frame_comes_back_once_and_only_the_hole_is_redrawn(request, kind,
 
 def test_a_seed_means_the_same_faces_and_another_seed_others(frame_pipeline):
     faces, windows = faces_and_windows(frame_pipeline, 5)
-    one, two, other = (frame_pipeline(faces, windows, generator=torch.Generator().manual_seed(s)).faces for s in (1, 1, 2))
+    one, two, other = (
+        frame_pipeline(faces, windows, generator=torch.Generator().manual_seed(s)).faces for s in (1, 1, 2)
+    )
     assert torch.equal(one, two)
     assert not torch.allclose(one, other, atol=1e-3)
 
@@ -237,7 +262,10 @@ def test_overlapping_windows_leave_no_seam(temporal_pipeline, monkeypatch):
 def test_guidance_of_one_is_no_guidance_and_silence_follows_the_deaf_branch(frame_pipeline):
     faces, windows = faces_and_windows(frame_pipeline, 2)
     deaf = torch.zeros_like(windows)
-    results = [frame_pipeline(faces, deaf, guidance_scale=g, generator=torch.Generator().manual_seed(1)).faces for g in (1.0, 3.0)]
+    results = [
+        frame_pipeline(faces, deaf, guidance_scale=g, generator=torch.Generator().manual_seed(1)).faces
+        for g in (1.0, 3.0)
+    ]
     assert torch.allclose(*results, atol=1e-4)
 
 
@@ -258,7 +286,9 @@ def test_callbacks_see_every_step_and_may_change_the_latents(frame_pipeline):
 
 def test_another_scheduler_runs(frame_pipeline):
     faces, windows = faces_and_windows(frame_pipeline, 3)
-    other = LipsyncPipeline(**{**frame_pipeline.components, "scheduler": EulerDiscreteScheduler()}, resolution=32)
+    other = LipsyncPipeline(
+        **{**frame_pipeline.components, "scheduler": EulerDiscreteScheduler()}, resolution=32
+    )
     other.set_progress_bar_config(disable=True)
     result = other(faces, windows, num_inference_steps=4, generator=torch.Generator().manual_seed(0)).faces
     assert torch.isfinite(result).all()
@@ -271,7 +301,10 @@ def test_save_and_load_give_the_same_faces_and_settings(temporal_pipeline, tmp_p
     assert (again.resolution, again.window, again.overlap) == (32, 8, 2)
     assert again.sampling().steps == 2
     faces, windows = faces_and_windows(again, 9)
-    one, two = (p(faces, windows, generator=torch.Generator().manual_seed(1)).faces for p in (temporal_pipeline, again))
+    one, two = (
+        p(faces, windows, generator=torch.Generator().manual_seed(1)).faces
+        for p in (temporal_pipeline, again)
+    )
     assert torch.equal(one, two)
 
 

@@ -44,7 +44,8 @@ def test_outputs_agree_with_upstream(golden, case):
     assert sets
     for name in sets:
         sample, timestep, audio = (
-            torch.from_numpy(tensors[f"input.{name}.{part}"]) for part in ("sample", "timestep", "encoder_hidden_states")
+            torch.from_numpy(tensors[f"input.{name}.{part}"])
+            for part in ("sample", "timestep", "encoder_hidden_states")
         )
         calls = {
             "sample": (sample, timestep, audio),
@@ -78,7 +79,9 @@ def test_frames_do_not_depend_on_each_other_without_motion_and_with_norm_per_fra
     assert not unet.is_temporal
     with torch.no_grad():
         whole = unet(sample, timestep, audio).sample
-        alone = torch.cat([unet(sample[:, :, i : i + 1], timestep, audio[:, i : i + 1]).sample for i in range(6)], dim=2)
+        alone = torch.cat(
+            [unet(sample[:, :, i : i + 1], timestep, audio[:, i : i + 1]).sample for i in range(6)], dim=2
+        )
     assert torch.allclose(whole, alone, atol=1e-5)
 
 
@@ -90,7 +93,9 @@ def test_frames_depend_on_each_other_through_motion_or_shared_norm(changes):
     other[:, :, -1] += 1
     assert unet.is_temporal
     with torch.no_grad():
-        change = (unet(sample, timestep, audio).sample - unet(other, timestep, audio).sample)[:, :, 0].abs().max()
+        change = (
+            (unet(sample, timestep, audio).sample - unet(other, timestep, audio).sample)[:, :, 0].abs().max()
+        )
     assert change > 1e-5
 
 
@@ -100,7 +105,11 @@ def test_audio_reaches_only_its_own_frame_when_frames_are_independent():
     other = audio.clone()
     other[:, 2] += 1
     with torch.no_grad():
-        change = (unet(sample, timestep, audio).sample - unet(sample, timestep, other).sample).abs().amax(dim=(0, 1, 3, 4))
+        change = (
+            (unet(sample, timestep, audio).sample - unet(sample, timestep, other).sample)
+            .abs()
+            .amax(dim=(0, 1, 3, 4))
+        )
     assert change[2] > 1e-4
     assert change[[0, 1, 3, 4, 5]].max() < 1e-6
 
@@ -115,7 +124,7 @@ def test_no_audio_layers_hear_nothing():
 def test_too_many_frames_for_the_motion_modules_are_refused_with_the_limit():
     unet = tiny_unet(motion_max_seq_length=8)
     sample, timestep, audio = inputs(frames=9)
-    with pytest.raises(ValueError, match="9 frames.*8"):
+    with pytest.raises(ValueError, match=r"9 frames.*8"):
         unet(sample, timestep, audio)
 
 

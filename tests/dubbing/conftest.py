@@ -28,7 +28,15 @@ def model(tmp_path_factory) -> Path:
     )  # fmt: skip
     encoder = build_encoder(AudioConfig(width=16, heads=2, layers=1, positions=32))
     pipeline = LipsyncPipeline(
-        vae, encoder, unet, small_scheduler(), resolution=64, window=8, overlap=2, inference_steps=1, guidance_scale=1.0
+        vae,
+        encoder,
+        unet,
+        small_scheduler(),
+        resolution=64,
+        window=8,
+        overlap=2,
+        inference_steps=1,
+        guidance_scale=1.0,
     )
     folder = tmp_path_factory.mktemp("model")
     pipeline.save_pretrained(folder)

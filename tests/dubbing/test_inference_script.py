@@ -78,12 +78,16 @@ def test_bad_input_is_one_line_and_exit_code_2(inference, clips, tmp_path, case)
 
 @pytest.mark.parametrize("output", ["missing folder/out.mp4", "out.avi", "out"])
 def test_a_bad_output_is_refused_before_any_work(inference, clips, tmp_path, output):
-    code, printed = inference("--video", clips / "face.mp4", "--audio", clips / "speech.wav", "--output", tmp_path / output)
+    code, printed = inference(
+        "--video", clips / "face.mp4", "--audio", clips / "speech.wav", "--output", tmp_path / output
+    )
     assert code == 2 and "error:" in printed.err
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["with space.mp4", "it's \"quoted\".mp4", "ünïcode 口.mp4", "a:b.mp4", "-dash.mp4", "$(x);&.mp4"])
+@pytest.mark.parametrize(
+    "name", ["with space.mp4", 'it\'s "quoted".mp4', "ünïcode 口.mp4", "a:b.mp4", "-dash.mp4", "$(x);&.mp4"]
+)
 def test_odd_names_are_just_names(inference, clips, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     shutil.copy(clips / "face.mp4", tmp_path / f"in{name}")
@@ -98,8 +102,21 @@ def test_odd_names_are_just_names(inference, clips, tmp_path, monkeypatch, name)
 
 
 def test_wrong_settings_are_one_line(inference, clips, tmp_path):
-    common = ("--video", clips / "face.mp4", "--audio", clips / "speech.wav", "--output", tmp_path / "out.mp4")
-    for flags in (("--inference_steps", 0), ("--guidance_scale", -1), ("--device", "tpu"), ("--dtype", "int4"), ("--crf", 77)):
+    common = (
+        "--video",
+        clips / "face.mp4",
+        "--audio",
+        clips / "speech.wav",
+        "--output",
+        tmp_path / "out.mp4",
+    )
+    for flags in (
+        ("--inference_steps", 0),
+        ("--guidance_scale", -1),
+        ("--device", "tpu"),
+        ("--dtype", "int4"),
+        ("--crf", 77),
+    ):
         code, printed = inference(*common, *flags)
         assert code == 2 and printed.err.count("error:") == 1, flags
 

@@ -21,7 +21,9 @@ def frames_of(path):
 
 def test_the_result_lasts_as_long_as_the_soundtrack_and_the_report_adds_up(model, clips, tmp_path):
     output, seen = tmp_path / "out.mp4", []
-    report = latentsync.dub(clips / "face.mp4", clips / "speech.wav", output, model=model, progress=seen.append)
+    report = latentsync.dub(
+        clips / "face.mp4", clips / "speech.wav", output, model=model, progress=seen.append
+    )
     frames, info = frames_of(output)
     assert len(frames) == report.frames == 10  # 0.4 s at 25 fps
     assert (info.width, info.height, info.fps) == (256, 256, 25)
@@ -39,7 +41,7 @@ def test_only_the_mouth_changes(model, clips, tmp_path):
     before, _ = frames_of(clips / "face.mp4")
     after, _ = frames_of(tmp_path / "out.mp4")
     change = np.abs(after[3].image.astype(int) - before[3].image.astype(int)).mean(axis=2)
-    rows, columns = np.where(change > 25)
+    rows, _ = np.where(change > 25)
     assert len(rows) > 200  # a random network paints the hole
     assert rows.min() > 90 and rows.max() < 235  # from the nose to the chin of this picture
     assert change[:80].mean() < 2 and change[:, :60].mean() < 2
@@ -59,7 +61,9 @@ def test_longer_sound_makes_the_picture_go_back_and_forth(model, clips, tmp_path
 
 @pytest.mark.parametrize(("duration", "frames"), [("audio", 10), ("video", 12), ("shortest", 10)])
 def test_duration_rules(model, clips, tmp_path, duration, frames):
-    report = latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "o.mp4", model=model, duration=duration)
+    report = latentsync.dub(
+        clips / "face.mp4", clips / "speech.wav", tmp_path / "o.mp4", model=model, duration=duration
+    )
     assert report.frames == frames
 
 
@@ -71,7 +75,9 @@ def test_the_source_keeps_its_own_frame_rate(model, tmp_path, fps):
     frames, info = frames_of(tmp_path / "out.mp4")
     assert info.fps == fps and len(frames) == 12
     assert report.frames_redrawn == 12
-    assert [frame.time - frames[0].time for frame in frames] == pytest.approx([i / fps for i in range(12)], abs=1e-4)
+    assert [frame.time - frames[0].time for frame in frames] == pytest.approx(
+        [i / fps for i in range(12)], abs=1e-4
+    )
 
 
 def test_a_variable_rate_stays_as_it_is(model, tmp_path):
@@ -98,7 +104,9 @@ def test_frames_without_a_face_pass_through_and_nothing_shifts(model, tmp_path):
     assert report.frames_passed_through == 7
     before, _ = frames_of(clip)
     after, _ = frames_of(tmp_path / "out.mp4")
-    change = [np.abs(a.image.astype(int) - b.image.astype(int)).mean() for a, b in zip(after, before, strict=True)]
+    change = [
+        np.abs(a.image.astype(int) - b.image.astype(int)).mean() for a, b in zip(after, before, strict=True)
+    ]
     assert max(change[9:16]) < 1.5
     assert min(change[:9] + change[16:]) > 2 * max(change[9:16])
 
@@ -139,7 +147,12 @@ def test_an_interrupt_leaves_nothing_behind(model, clips, tmp_path):
     for temp_dir in (None, tmp_path / "scratch"):
         with pytest.raises(KeyboardInterrupt):
             latentsync.dub(
-                clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=model, progress=interrupt, temp_dir=temp_dir
+                clips / "face.mp4",
+                clips / "speech.wav",
+                tmp_path / "out.mp4",
+                model=model,
+                progress=interrupt,
+                temp_dir=temp_dir,
             )
     assert [path for path in tmp_path.rglob("*") if path.is_file() or "latentsync-" in path.name] == []
 
@@ -148,7 +161,9 @@ def test_the_temporary_folder_is_ours_alone_and_goes_away(model, clips, tmp_path
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     (scratch / "someone's.txt").write_text("keep")
-    latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=model, temp_dir=scratch)
+    latentsync.dub(
+        clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=model, temp_dir=scratch
+    )
     assert [path.name for path in scratch.iterdir()] == ["someone's.txt"]
     assert len(frames_of(tmp_path / "out.mp4")[0]) == 10
 
