@@ -87,7 +87,7 @@ class Composer:
         ratio = np.array([scaled[0] / width, scaled[1] / height])
         to_face = to_crop * ratio[:, None]
         to_face[:, 2] += 0.5 * ratio - 0.5  # pixel centres
-        return sample((face.clamp(-1, 1) + 1) * 127.5, to_face, size)
+        return (sample(face, to_face, size).clamp(-1, 1) + 1) * 127.5  # clamped last, as upstream does
 
     def _check(self, image: np.ndarray, face: Tensor) -> None:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
