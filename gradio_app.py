@@ -1,8 +1,10 @@
-"""The web demo: a clip and a soundtrack go up, the same clip with matching lips and a report of the job come back.
+"""The web demo: a clip and a soundtrack go up, the same clip with matching lips and a report of the job come
+back.
 
     python gradio_app.py                    then open http://127.0.0.1:7860
 
-The model is loaded once and jobs wait for each other. Nothing is published, and nothing is fetched from elsewhere.
+The model is loaded once and jobs wait for each other. Nothing is published, and nothing is fetched from
+elsewhere.
 """
 
 import argparse

@@ -1,4 +1,6 @@
-"""Configuration: a YAML and key=value overrides, checked against a frozen dataclass; a typo names its key and stops the run."""
+"""Configuration: a YAML and key=value overrides, checked against a frozen dataclass; a typo names its key and
+stops the run.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

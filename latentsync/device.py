@@ -6,7 +6,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name` ("auto", "cpu", "cuda", "cuda:1", "mps"); auto prefers CUDA, then MPS, then CPU.
+    """The device called `name` ("auto", "cpu", "cuda", "cuda:1", "mps"); auto prefers CUDA, then MPS, then
+    CPU.
 
     Raises: ValueError for a name torch does not know or a device that this machine does not have.
     """
@@ -29,7 +30,8 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number type called `name`; auto is float16 on CUDA and float32 elsewhere (CPU float16 is ~100x slower).
+    """The number type called `name`; auto is float16 on CUDA and float32 elsewhere (CPU float16 is ~100x
+    slower).
 
     Raises: ValueError for an unknown name.
     """

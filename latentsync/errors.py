@@ -1,7 +1,8 @@
 """The exceptions of this project: each message names the thing, its value, what was expected and the remedy.
 
-A wrong argument is a ValueError and a missing path a FileNotFoundError, as everywhere in Python; these are the
-failures a caller may want to tell apart. Command lines print the message alone and leave with exit code 2.
+A wrong argument is a ValueError and a missing path a FileNotFoundError, as everywhere in Python; these are
+the failures a caller may want to tell apart. Command lines print the message alone and leave with exit code
+2.
 """
 
 

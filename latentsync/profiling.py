@@ -11,7 +11,9 @@ Item = TypeVar("Item")
 
 
 class StageTimer:
-    """Sums wall-clock seconds by stage. A stage that waits for another in the same thread does not count the other's time."""
+    """Sums wall-clock seconds by stage. A stage that waits for another in the same thread does not count the
+    other's time.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -93,7 +93,8 @@ def main() -> int:
         print(report.table())
     if report.frames_passed_through:
         print(
-            f"{report.frames_passed_through} of {report.frames} frames had no face to redraw and were left as they were"
+            f"{report.frames_passed_through} of {report.frames} frames had no face to redraw "
+            "and were left as they were"
         )
     print(f"{report.output}: {report.frames} frames, {report.duration_seconds:.2f} s")
     return 0

@@ -1,6 +1,7 @@
 """Trains the audio encoder of a small model.
 
-accelerate launch scripts/train_audio.py --config configs/audio_encoder/tiny.yaml data=data/packed output=runs/audio
+accelerate launch scripts/train_audio.py --config configs/audio_encoder/tiny.yaml data=data/packed
+output=runs/audio
 """
 
 import argparse

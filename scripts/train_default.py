@@ -1,9 +1,11 @@
-"""Trains the embedded default from footage, stage after stage; a stage that is done is skipped, a stopped one goes on.
+"""Trains the embedded default from footage, stage after stage; a stage that is done is skipped, a stopped one
+goes on.
 
     python scripts/train_default.py --list data/clips.csv --work runs/tiny
 
-The list is a CSV with the header path,speaker,split. The result is WORK/unet/pipeline, a model folder. On two CPU cores the
-stages took us about 10 minutes (packing), 25 (autoencoder), 15 (audio encoder) and an hour (denoiser).
+The list is a CSV with the header path,speaker,split. The result is WORK/unet/pipeline, a model folder. On two
+CPU cores the stages took us about 10 minutes (packing), 25 (autoencoder), 15 (audio encoder) and an hour
+(denoiser).
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Trains the denoiser of a small model and saves the whole pipeline.
 
     accelerate launch scripts/train_unet.py --unet_config_path configs/unet/tiny.yaml \\
-        data.packed=data/packed data.vae=runs/vae/vae data.audio_encoder=runs/audio/audio_encoder data.output=runs/unet
+        data.packed=data/packed data.vae=runs/vae/vae \\
+        data.audio_encoder=runs/audio/audio_encoder data.output=runs/unet
 """
 
 import argparse

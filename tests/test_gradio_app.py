@@ -1,4 +1,6 @@
-"""The web demo as a visitor meets it: Chromium uploads files, presses the button, and sees a video or a reason."""
+"""The web demo as a visitor meets it: Chromium uploads files, presses the button, and sees a video or a
+reason.
+"""
 
 import json
 import os

@@ -1,6 +1,8 @@
-"""Waveform -> mel spectrograms, one function a recipe. `T` audio steps; waveforms are mono float in [-1, 1] at 16 kHz.
+"""Waveform -> mel spectrograms, one function a recipe. `T` audio steps; waveforms are mono float in [-1, 1]
+at 16 kHz.
 
-`whisper_mel` follows openai/whisper `audio.py` (log_mel_spectrogram), which the released LatentSync weights hear.
+`whisper_mel` follows openai/whisper `audio.py` (log_mel_spectrogram), which the released LatentSync weights
+hear.
 """
 
 import functools
@@ -34,7 +36,8 @@ def whisper_filters(bands: int) -> Tensor:
 
 
 def whisper_mel(waveform: Tensor, bands: int = 80) -> Tensor:
-    """Log-mel of a whole recording, (bands, T // 160): clamped 8 decades below its loudest value, then (x + 4) / 4.
+    """Log-mel of a whole recording, (bands, T // 160): clamped 8 decades below its loudest value, then (x +
+    4) / 4.
 
     Raises: ValueError for a waveform that is not one-dimensional or shorter than one FFT window (25 ms).
     """

@@ -1,7 +1,8 @@
 """Waveform -> hidden states of a Whisper encoder at 50 Hz, as LatentSync's U-Net hears them.
 
-`T` samples at 16 kHz or feature rows, `L` encoder layers, `D` width. Follows Audio2Feature of bytedance/LatentSync over
-openai/whisper: all hidden states *before* the final layer norm, mel windows zero-padded in the mel domain.
+`T` samples at 16 kHz or feature rows, `L` encoder layers, `D` width. Follows Audio2Feature of
+bytedance/LatentSync over openai/whisper: all hidden states *before* the final layer norm, mel windows
+zero-padded in the mel domain.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,8 +35,8 @@ OPENAI_KEYS = (  # openai/whisper name -> transformers name; applied in this ord
 def encode(waveform: Tensor, model: WhisperModel, *, context: int = 0) -> Tensor:
     """Hidden states (T50, L + 1, D) of `waveform` (T,) at 16 kHz, 50 rows a second, float32.
 
-    `context` rows are added on either side of an inner window and thrown away, so that nothing is heard at the joint;
-    0 cuts the sound as upstream does. Raises: ValueError for a waveform shorter than 25 ms.
+    `context` rows are added on either side of an inner window and thrown away, so that nothing is heard at
+    the joint; 0 cuts the sound as upstream does. Raises: ValueError for a waveform shorter than 25 ms.
     """
     return torch.cat(list(encode_blocks(waveform, model, context=context)))
 
@@ -69,13 +70,17 @@ def encode_blocks(waveform: Tensor, model: WhisperModel, *, context: int = 0) ->
 
 @torch.no_grad()
 def _hidden_states(mel: Tensor, model: WhisperModel) -> Tensor:
-    """All states (positions, L + 1, D) of one padded mel window: the embedding, then each block, before the layer norm."""
+    """All states (positions, L + 1, D) of one padded mel window: the embedding, then each block, before the
+    layer norm.
+    """
     encoder = model.encoder
     return torch.stack(hidden_states(mel[None], encoder), dim=2)[0]
 
 
 def hidden_states(mel: Tensor, encoder: WhisperEncoder) -> list[Tensor]:
-    """The L + 1 states (B, positions, D) of mel windows (B, bands, 2 positions), with gradient when it is enabled."""
+    """The L + 1 states (B, positions, D) of mel windows (B, bands, 2 positions), with gradient when it is
+    enabled.
+    """
     states: list[Tensor] = []
 
     def keep_input(_module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -97,8 +102,8 @@ def hidden_states(mel: Tensor, encoder: WhisperEncoder) -> list[Tensor]:
 def from_openai(dims: Mapping[str, int], state_dict: Mapping[str, Tensor]) -> WhisperModel:
     """The encoder of an openai/whisper checkpoint (`dims`, `model_state_dict`) as a transformers model.
 
-    The text decoder is left out: nothing here hears with it. Raises: KeyError naming an encoder tensor that is missing
-    or unknown, RuntimeError for a wrong shape.
+    The text decoder is left out: nothing here hears with it. Raises: KeyError naming an encoder tensor that
+    is missing or unknown, RuntimeError for a wrong shape.
     """
     model = WhisperModel(encoder_config(dims)).eval()
     tensors = {rename_openai(key): value for key, value in state_dict.items() if key.startswith("encoder.")}

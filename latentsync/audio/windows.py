@@ -1,7 +1,8 @@
 """Audio features at 50 Hz -> one window of tokens a video frame.
 
-`T` rows of 50 Hz, `L` hidden states a row, `N = 2 (left + right + 1) L` tokens a frame, `D` width.
-Follows Audio2Feature.feature2chunks of bytedance/LatentSync, but gives exactly as many windows as frames (upstream adds 1-2).
+`T` rows of 50 Hz, `L` hidden states a row, `N = 2 (left + right + 1) L` tokens a frame, `D` width. Follows
+Audio2Feature.feature2chunks of bytedance/LatentSync, but gives exactly as many windows as frames (upstream
+adds 1-2).
 """
 
 import math
@@ -15,7 +16,9 @@ FEATURES_PER_SECOND = 50
 
 
 def window_rows(frame: int, fps: float | Fraction, left: int = 2, right: int = 2) -> range:
-    """Feature rows that frame number `frame` hears, [centre - 2 left, centre + 2 (right + 1)); may leave the clip."""
+    """Feature rows that frame number `frame` hears, [centre - 2 left, centre + 2 (right + 1)); may leave the
+    clip.
+    """
     centre = int(frame * FEATURES_PER_SECOND / float(fps))
     return range(centre - 2 * left, centre + 2 * (right + 1))
 
@@ -28,7 +31,8 @@ def frame_count(rows: int, fps: float | Fraction) -> int:
 def frame_windows(
     features: Tensor, fps: float | Fraction, *, left: int = 2, right: int = 2, frames: int | None = None
 ) -> Tensor:
-    """Windows (F, N, D) of `features` (T, L, D); tokens are time-major, rows past either end repeat the end row.
+    """Windows (F, N, D) of `features` (T, L, D); tokens are time-major, rows past either end repeat the end
+    row.
 
     `frames` defaults to as many as the sound lasts. Raises: ValueError for empty features.
     """
@@ -43,7 +47,8 @@ def frame_windows(
 def stream_windows(
     blocks: Iterable[Tensor], fps: float | Fraction, *, frames: int, left: int = 2, right: int = 2
 ) -> Iterator[Tensor]:
-    """The windows of `frame_windows`, (N, D) one at a time, from feature blocks (t, L, D) read as they are needed.
+    """The windows of `frame_windows`, (N, D) one at a time, from feature blocks (t, L, D) read as they are
+    needed.
 
     Holds no more features than one window and one block. Raises: ValueError when `blocks` gives nothing.
     """

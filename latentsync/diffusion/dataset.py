@@ -1,6 +1,7 @@
 """Packed clips -> training samples. The step number and the seed decide every sample, whatever ran before.
 
-`F` frames, `R` resolution, `K` mouth measures. Clips lie as `latentsync.preprocess.pack` leaves them; arrays are memory-mapped.
+`F` frames, `R` resolution, `K` mouth measures. Clips lie as `latentsync.preprocess.pack` leaves them; arrays
+are memory-mapped.
 """
 
 import json
@@ -14,7 +15,9 @@ from latentsync.errors import MediaError
 
 @dataclass(frozen=True)
 class Clip:
-    """One packed clip; `faces` (F, R, R, 3) uint8 stays on disk, `mouth` is (F, K), `waveform` (T,) at 16 kHz."""
+    """One packed clip; `faces` (F, R, R, 3) uint8 stays on disk, `mouth` is (F, K), `waveform` (T,) at 16
+    kHz.
+    """
 
     name: str
     speaker: str
@@ -65,7 +68,9 @@ def load_clips(folder: str | Path, split: str, *, stride: dict[str, int] | None 
 
 
 class ClipSampler:
-    """Draws clips so that a speaker's share grows with the root of its footage: one much filmed face does not drown others."""
+    """Draws clips so that a speaker's share grows with the root of its footage: one much filmed face does not
+    drown others.
+    """
 
     def __init__(self, clips: list[Clip]) -> None:
         frames: dict[str, int] = {}

@@ -1,7 +1,8 @@
-"""The training loop that every network shares: Accelerate, AdamW, warm-up and cosine, EMA, resumable checkpoints, a log.
+"""The training loop that every network shares: Accelerate, AdamW, warm-up and cosine, EMA, resumable
+checkpoints, a log.
 
-A step is a function of (step number, generator) to named losses; the step number alone decides its data, so a resumed run
-sees what an uninterrupted one would have seen.
+A step is a function of (step number, generator) to named losses; the step number alone decides its data, so a
+resumed run sees what an uninterrupted one would have seen.
 """
 
 import json
@@ -56,10 +57,11 @@ def fit(
     *,
     validate: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
 ) -> nn.Module:
-    """Train `model`, continuing from the checkpoint in `folder` when there is one; gives it back with its EMA weights.
+    """Train `model`, continuing from the checkpoint in `folder` when there is one; gives it back with its EMA
+    weights.
 
-    The loss to minimise is `losses["loss"]`. `validate(ema_model, step)` is called at every checkpoint; its numbers go to
-    `folder/log.jsonl`. Raises: FloatingPointError when the loss is not finite.
+    The loss to minimise is `losses["loss"]`. `validate(ema_model, step)` is called at every checkpoint; its
+    numbers go to `folder/log.jsonl`. Raises: FloatingPointError when the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(

@@ -1,7 +1,8 @@
 """Packed faces -> cached latents, so that training the denoiser never runs the autoencoder.
 
-A clip's variant is the clip under one draw of colour: `latents` and `masked` float16 (F, C, h, w), the latter of faces whose
-mouth is hidden. Files are named by a hash of the autoencoder's weights, so a new autoencoder gets a new cache.
+A clip's variant is the clip under one draw of colour and proportions: `latents` and `masked` float16 (F, C,
+h, w), the latter of faces whose mouth is hidden. Files are named by a hash of the autoencoder's weights, so a
+new autoencoder gets a new cache.
 """
 
 import hashlib
@@ -14,7 +15,15 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from latentsync.diffusion.augment import NO_COLOUR, Colour, apply_colour, draw_colour
+from latentsync.diffusion.augment import (
+    NO_COLOUR,
+    Colour,
+    Proportions,
+    apply_colour,
+    apply_proportions,
+    draw_colour,
+    draw_proportions,
+)
 from latentsync.diffusion.dataset import Clip
 from latentsync.face.mask import mouth_mask
 
@@ -41,12 +50,15 @@ def weights_key(vae: AutoencoderKL) -> str:
     return digest.hexdigest()[:12]
 
 
-def variant_colour(clip: Clip, variant: int) -> Colour:
-    """The colour of a clip's `variant`; variant 0 is the clip as it is."""
+def variant_look(clip: Clip, variant: int) -> tuple[Colour, Proportions | None]:
+    """How a clip's `variant` looks: 0 is the clip as it is, 1 has other colours, the others other proportions
+    as well.
+    """
     if variant == 0:
-        return NO_COLOUR
+        return NO_COLOUR, None
     seed = int.from_bytes(hashlib.sha256(f"{clip.name}/{variant}".encode()).digest()[:4], "big")
-    return draw_colour(np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    return draw_colour(rng), draw_proportions(rng) if variant > 1 else None
 
 
 def cached_latents(
@@ -65,11 +77,12 @@ def cached_latents(
 
 @torch.no_grad()
 def _encode(clip: Clip, variant: int, vae: AutoencoderKL, stride: int) -> tuple[Tensor, Tensor]:
-    colour, whole, masked = variant_colour(clip, variant), [], []
+    (colour, proportions), whole, masked = variant_look(clip, variant), [], []
     mask = mouth_mask(clip.faces.shape[1])
     for start in range(0, clip.frames, BATCH_FRAMES * stride):
         faces = torch.from_numpy(np.array(clip.faces[start : start + BATCH_FRAMES * stride : stride]))
         pixels = apply_colour(faces.permute(0, 3, 1, 2).float() / 127.5 - 1, colour)
+        pixels = pixels if proportions is None else apply_proportions(pixels, proportions)
         for target, picture in ((whole, pixels), (masked, pixels * mask)):
             mean = vae.encode(picture.to(vae.device, vae.dtype)).latent_dist.mode()
             target.append((mean * vae.config.scaling_factor).float().cpu())

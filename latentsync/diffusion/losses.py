@@ -1,4 +1,5 @@
-"""What the denoiser is taught by: weighted latent errors and the mouth's shape read off the predicted latents.
+"""What the denoiser is taught by: weighted latent errors and the mouth's shape read off the predicted
+latents.
 
 `B` batch, `C` latent channels, `h w` latent pixels, `K` mouth measures.
 """
@@ -13,7 +14,9 @@ MOUTH_ROWS, MOUTH_COLUMNS = (
 
 
 def region_weights(mask: Tensor, *, mouth: float, hole: float, kept: float) -> Tensor:
-    """Weights (1, 1, h, w) with mean 1: `mouth` around the lips, `hole` where `mask` (1, h, w) is 0, `kept` elsewhere."""
+    """Weights (1, 1, h, w) with mean 1: `mouth` around the lips, `hole` where `mask` (1, h, w) is 0, `kept`
+    elsewhere.
+    """
     h, w = mask.shape[-2:]
     weights = torch.where(mask[None] > 0.5, kept, hole)
     rows = slice(round(MOUTH_ROWS[0] * h), round(MOUTH_ROWS[1] * h))
@@ -23,7 +26,7 @@ def region_weights(mask: Tensor, *, mouth: float, hole: float, kept: float) -> T
 
 
 class MouthReader(nn.Module):
-    """Reads the mouth's shape (B, K) off clean latents (B, C, h, w); trained first, then frozen as a judge."""
+    """Reads the mouth's shape (B, K) off clean latents (B, C, h, w); trained first, then frozen."""
 
     def __init__(self, channels: int, measures: int, width: int = 48) -> None:
         super().__init__()

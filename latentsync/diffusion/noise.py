@@ -1,4 +1,6 @@
-"""Noise of a clip: one frame's worth, shown to every frame, so that a seed gives the same picture at any chunk size."""
+"""Noise of a clip: one frame's worth, shown to every frame, so that a seed gives the same picture at any
+chunk size.
+"""
 
 import torch
 from diffusers import DDIMScheduler
@@ -31,7 +33,9 @@ def released_scheduler() -> DDIMScheduler:
 
 
 def small_scheduler() -> DDIMScheduler:
-    """The sampler of our small models: v prediction down to zero signal, few trailing steps (Lin et al. 2023)."""
+    """The sampler of our small models: v prediction down to zero signal, few trailing steps (Lin et al.
+    2023).
+    """
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

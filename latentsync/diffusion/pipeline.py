@@ -1,8 +1,9 @@
 """Aligned faces and the sound of each frame in, the same faces with the mouth redrawn out.
 
-`F` frames, `R` pixels of an aligned face, `C h w` latents, `N D` audio tokens of a frame. Faces are float RGB in [-1, 1].
-The steps are those of LipsyncPipeline in bytedance/LatentSync: hide the mouth, encode hidden and whole face, denoise while
-listening, decode, put the mouth into the face. Windows overlap and are cross-faded; upstream's do not.
+`F` frames, `R` pixels of an aligned face, `C h w` latents, `N D` audio tokens of a frame. Faces are float RGB
+in [-1, 1]. The steps are those of LipsyncPipeline in bytedance/LatentSync: hide the mouth, encode hidden and
+whole face, denoise while listening, decode, put the mouth into the face. Windows overlap and are cross-faded;
+upstream's do not.
 """
 
 import inspect
@@ -29,7 +30,9 @@ StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to denoise: `guidance_scale` above 1 costs a second pass that hears nothing, and opens the mouth further."""
+    """How to denoise: `guidance_scale` above 1 costs a second pass that hears nothing, and opens the mouth
+    further.
+    """
 
     steps: int
     guidance_scale: float = 1.0
@@ -39,7 +42,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Condition:
-    """What a window's denoiser sees besides the noise: mask (1, F, h, w), masked and reference latents (C, F, h, w)."""
+    """What a window's denoiser sees besides the noise: mask (1, F, h, w), masked and reference latents (C, F,
+    h, w).
+    """
 
     mask: Tensor
     masked: Tensor
@@ -57,7 +62,9 @@ class LipsyncPipelineOutput(BaseOutput):
 
 
 class LipsyncPipeline(DiffusionPipeline):
-    """The diffusers pipeline of LatentSync: parts `vae`, `audio_encoder`, `unet`, `scheduler`; tensors in, tensors out."""
+    """The diffusers pipeline of LatentSync: parts `vae`, `audio_encoder`, `unet`, `scheduler`; tensors in,
+    tensors out.
+    """
 
     model_cpu_offload_seq = "audio_encoder->vae->unet->vae"
 
@@ -95,7 +102,9 @@ class LipsyncPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> Sampling:
-        """`Sampling` with this model's own defaults. Raises: ValueError for less than one step or a negative guidance."""
+        """`Sampling` with this model's own defaults. Raises: ValueError for less than one step or a negative
+        guidance.
+        """
         steps = int(self.config.inference_steps) if steps is None else steps
         guidance_scale = float(self.config.guidance_scale) if guidance_scale is None else guidance_scale
         if steps < 1:
@@ -115,7 +124,9 @@ class LipsyncPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> LipsyncPipelineOutput:
-        """Redraw `faces` (F, 3, R, R) so that they say `audio_windows` (F, N, D); see `audio_windows()` for the latter."""
+        """Redraw `faces` (F, 3, R, R) so that they say `audio_windows` (F, N, D); see `audio_windows()` for
+        the latter.
+        """
         if len(faces) != len(audio_windows):
             raise ValueError(
                 f"{len(faces)} faces with {len(audio_windows)} audio windows; one window a face is needed"
@@ -126,7 +137,9 @@ class LipsyncPipeline(DiffusionPipeline):
         return LipsyncPipelineOutput(faces=self.compose(drawn, faces.to(self.device), self.mask()))
 
     def generate(self, faces: Tensor, audio_windows: Tensor, noise: Tensor) -> Tensor:
-        """The generator protocol of `dubbing`: faces, sound and noise in, faces out, with the model's own settings."""
+        """The generator protocol of `dubbing`: faces, sound and noise in, faces out, with the model's own
+        settings.
+        """
         return torch.stack(list(self.stream(faces, audio_windows, noise, self.sampling())))
 
     @torch.no_grad()
@@ -135,10 +148,11 @@ class LipsyncPipeline(DiffusionPipeline):
     ) -> Iterator[Tensor]:
         """Drawn faces (3, R, R), one by one, of a run of neighbouring frames; holds two windows at most.
 
-        They are the network's pictures, kept region included: `compose`, or a Composer, puts the mouth into the original.
+        They are the network's pictures, kept region included: `compose`, or a Composer, puts the mouth into
+        the original.
 
-        Neighbouring windows share `overlap` frames whose latents are cross-faded; a tail that is shorter than a window is
-        denoised together with the frames before it.
+        Neighbouring windows share `overlap` frames whose latents are cross-faded; a tail that is shorter than
+        a window is denoised together with the frames before it.
         """
         history: deque[tuple[Tensor, Tensor]] = deque(maxlen=self.window)
         held: list[Tensor] = []  # latents of the last frames seen, waiting for the next window's opinion
@@ -170,7 +184,7 @@ class LipsyncPipeline(DiffusionPipeline):
         return mouth_mask(self.resolution).to(self.device, torch.float32)
 
     def audio_windows(self, waveform: Tensor, frames: int) -> Iterator[Tensor]:
-        """Audio tokens (N, D) of `frames` video frames of `waveform` (T,) at 16 kHz, heard window by window."""
+        """Audio tokens (N, D), one by one, of `frames` video frames of `waveform` (T,) at 16 kHz."""
         blocks = encode_blocks(
             waveform.to(self.device), self.audio_encoder, context=inner_context(self.audio_encoder)
         )
@@ -187,7 +201,8 @@ class LipsyncPipeline(DiffusionPipeline):
     ) -> Condition:
         """Latents of `faces` (F, 3, R, R), whole and with the hole of `mask` (1, R, R) in mid-grey.
 
-        The means of the VAE's posteriors, so that nothing is drawn; with a `generator` samples of them, as upstream takes.
+        The means of the VAE's posteriors, so that nothing is drawn; with a `generator` samples of them, as
+        upstream takes.
         """
         faces = faces.to(self.device, torch.float32)
         masked = self._encode(faces * mask, generator)
@@ -198,7 +213,9 @@ class LipsyncPipeline(DiffusionPipeline):
     def denoise(
         self, noise: Tensor, condition: Condition, audio_windows: Tensor, settings: Sampling
     ) -> Tensor:
-        """Latents (C, F, h, w) from `noise` (C, 1, h, w) under `condition`, hearing `audio_windows` (F, N, D)."""
+        """Latents (C, F, h, w) from `noise` (C, 1, h, w) under `condition`, hearing `audio_windows` (F, N,
+        D).
+        """
         self.scheduler.set_timesteps(settings.steps, device=self.device)
         is_guided = settings.guidance_scale != 1.0
         audio = audio_windows.to(self.device, self.unet.dtype)

@@ -1,7 +1,7 @@
 """Trains the denoiser of a small model on cached latents: build, loop, save.
 
-A sample is one frame: its noisy latents, its masked latents, a reference frame of the same clip that is not near it, and the
-audio tokens of its time. `B` batch, `C h w` latents, `N D` tokens, `K` mouth measures.
+A sample is one frame: its noisy latents, its masked latents, a reference frame of the same clip that is not
+near it, and the audio tokens of its time. `B` batch, `C h w` latents, `N D` tokens, `K` mouth measures.
 """
 
 from collections.abc import Mapping
@@ -35,8 +35,9 @@ READER_STEPS = 600
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Paths, and how much of the footage is encoded: `clip_stride` takes every n-th clip of a speaker, `frame_stride` every
-    n-th frame of a clip; `variants` colours a clip in so many ways."""
+    """Paths, and how much of the footage is encoded: `clip_stride` takes every n-th clip of a speaker,
+    `frame_stride` every n-th frame of a clip; `variants` colours a clip in so many ways.
+    """
 
     packed: str = "???"
     vae: str = "???"
@@ -60,7 +61,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """`timestep_power` below 1 draws more of the noisy end; `token_noise` is a share of the tokens' spread."""
+    """`timestep_power` below 1 draws more of the noisy end; `token_noise` is a share of the spread."""
 
     audio_dropout: float = 0.1
     token_noise: float = 0.1
@@ -85,7 +86,8 @@ class TrainUNetConfig:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A clip ready to train on: latents of each variant, tokens (F, N, D) float16, mouth motion (F, K) in spreads.
+    """A clip ready to train on: latents of each variant, tokens (F, N, D) float16, mouth motion (F, K) in
+    spreads.
 
     F counts every `frame_stride`-th frame.
     """
@@ -196,7 +198,9 @@ def denoising_losses(
     reader: MouthReader,
     config: TrainUNetConfig,
 ) -> Losses:
-    """Weighted v (or noise) error of a batch at random times, and the error of the mouth read off the predicted latents."""
+    """Weighted v (or noise) error of a batch at random times, and the error of the mouth read off the
+    predicted latents.
+    """
     B = len(batch.latents)
     uniform = torch.rand(B, device=batch.latents.device)
     timesteps = (uniform**config.run.timestep_power * scheduler.config.num_train_timesteps).long()
@@ -221,7 +225,9 @@ def denoising_losses(
 def read_correlation(
     pipeline: LipsyncPipeline, reader: MouthReader, clips: list[Prepared], config: TrainUNetConfig
 ) -> Mapping[str, float]:
-    """Mean Pearson r of drawn and true mouths on `clips`, read off the latents; the reference is half a clip away."""
+    """Mean Pearson r of drawn and true mouths on `clips`, read off the latents; the reference is half a clip
+    away.
+    """
     noise = pipeline.draw_noise(torch.Generator().manual_seed(config.loop.seed))
     settings = pipeline.sampling(config.inference.inference_steps, 1.0)
     hole = latent_mask(mouth_mask(pipeline.resolution), pipeline.vae_scale_factor)

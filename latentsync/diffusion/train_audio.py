@@ -1,6 +1,8 @@
-"""Trains the audio encoder of a small model: a Whisper encoder that learns to tell the mouth's shape from the sound.
+"""Trains the audio encoder of a small model: a Whisper encoder that learns to tell the mouth's shape from the
+sound.
 
-`B` batch, `P` feature rows (50 Hz) of a window, `K` mouth measures. The encoder is what stays; the head only teaches.
+`B` batch, `P` feature rows (50 Hz) of a window, `K` mouth measures. The encoder is what stays; the head only
+teaches.
 """
 
 from collections.abc import Mapping

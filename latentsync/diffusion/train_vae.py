@@ -103,7 +103,7 @@ def reconstruction_losses(vae: nn.Module, pixels: Tensor, config: TrainVaeConfig
 
 @torch.no_grad()
 def psnr(vae: nn.Module, clips: list[Clip], frames_per_clip: int = 4) -> Mapping[str, float]:
-    """PSNR in dB over [0, 1] of whole faces and of the mouth region (rows and columns 1/4 around the mouth)."""
+    """PSNR in dB over [0, 1] of whole faces and of the mouth region (1/4 of the rows around it)."""
     whole, mouth = [], []
     for clip in clips:
         picked = np.linspace(0, clip.frames - 1, frames_per_clip).astype(int)

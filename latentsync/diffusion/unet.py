@@ -1,8 +1,9 @@
 """The denoiser: noisy, masked and reference latents plus audio tokens in, predicted noise (or v) out.
 
-`B` batch, `F` frames, `C` channels, `h w` latent pixels, `N` audio tokens a frame, `D` their width. It is diffusers'
-UNetMotionModel (AnimateDiff on Stable Diffusion 1.5) with what LatentSync does differently: GroupNorm of resnets over all
-frames of a window, that of motion modules per frame, no text but audio of each frame. Source: bytedance/LatentSync.
+`B` batch, `F` frames, `C` channels, `h w` latent pixels, `N` audio tokens a frame, `D` their width. It is
+diffusers' UNetMotionModel (AnimateDiff on Stable Diffusion 1.5) with what LatentSync does differently:
+GroupNorm of resnets over all frames of a window, that of motion modules per frame, no text but audio of each
+frame. Source: bytedance/LatentSync.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding
-from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (from_pretrained looks for it in this module)
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (from_pretrained looks it up here)
 from diffusers.models.unets.unet_motion_model import (
     AnimateDiffTransformer3D,
     UNetMotionModel,
@@ -78,9 +79,10 @@ class AudioAttention(Attention):
 class UNet3DConditionModel(UNetMotionModel):
     """Predicts the noise of a window of latents that hears one group of audio tokens a frame.
 
-    `use_motion_module` off gives the stage 1 network. `audio_tokens = N` (small models only) adds learned positions to the
-    tokens and lets the flattened tokens of a frame shift its time embedding; released weights have neither.
-    `use_inflated_groupnorm` (upstream's name) norms every frame alone, so that frames do not depend on each other.
+    `use_motion_module` off gives the stage 1 network. `audio_tokens = N` (small models only) adds learned
+    positions to the tokens and lets the flattened tokens of a frame shift its time embedding; released
+    weights have neither. `use_inflated_groupnorm` (upstream's name) norms every frame alone, so that frames
+    do not depend on each other.
     """
 
     @register_to_config
@@ -161,10 +163,11 @@ class UNet3DConditionModel(UNetMotionModel):
         *,
         return_dict: bool = True,
     ) -> UNetMotionOutput | tuple[Tensor]:
-        """Prediction (B, out_channels, F, h, w) for `sample` (B, in_channels, F, h, w) at `timestep`, a scalar or (B,).
+        """Prediction (B, out_channels, F, h, w) for `sample` (B, in_channels, F, h, w) at `timestep`, a
+        scalar or (B,).
 
-        `encoder_hidden_states`: tokens (B, F, N, D) or (B*F, N, D) with the frame fastest, or None to hear nothing.
-        Raises: ValueError for more frames than the motion modules have positions.
+        `encoder_hidden_states`: tokens (B, F, N, D) or (B*F, N, D) with the frame fastest, or None to hear
+        nothing. Raises: ValueError for more frames than the motion modules have positions.
         """
         B, _, frames, _, _ = sample.shape
         if self.has_motion and frames > self.config["motion_max_seq_length"]:
@@ -190,9 +193,11 @@ class UNet3DConditionModel(UNetMotionModel):
     def from_upstream(
         cls, model_config: Mapping[str, Any], state_dict: Mapping[str, Tensor] | None = None
     ) -> "UNet3DConditionModel":
-        """The network of an upstream YAML's `model` section, with upstream's tensors when they are given (strictly).
+        """The network of an upstream YAML's `model` section, with upstream's tensors when they are given
+        (strictly).
 
-        Raises: ValueError for a configuration this class does not cover, RuntimeError for tensors that do not fit.
+        Raises: ValueError for a configuration this class does not cover, RuntimeError for tensors that do not
+        fit.
         """
         model = cls(**diffusers_config(model_config))
         if state_dict is not None:
@@ -244,7 +249,9 @@ class UNet3DConditionModel(UNetMotionModel):
                 setattr(self.get_submodule(parent), leaf, WindowGroupNorm(module, self.window))
 
     def _keep_motion(self, resolutions: frozenset[int], decoder_only: bool) -> None:
-        """Switch off the motion modules of levels not wanted (2^i is a level's down-sampling); set the others' norm."""
+        """Switch off the motion modules of levels not wanted (2^i is a level's down-sampling); set the
+        others' norm.
+        """
         last = len(self.down_blocks) - 1
         for index in range(last + 1):
             if 2**index not in resolutions or decoder_only:

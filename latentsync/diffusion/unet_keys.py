@@ -1,6 +1,7 @@
 """Upstream's U-Net configuration and tensor names -> those of our class on diffusers' UNetMotionModel.
 
-Facts: bytedance/LatentSync `latentsync/models/` against diffusers' `unet_motion_model.py`; only motion modules differ in name.
+Facts: bytedance/LatentSync `latentsync/models/` against diffusers' `unet_motion_model.py`; only motion
+modules differ in name.
 """
 
 import re

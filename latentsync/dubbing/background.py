@@ -1,4 +1,4 @@
-"""Stages that work at the same time: an iterator that is run ahead in a thread, by a few items and no more."""
+"""Stages that work at the same time: an iterator that a thread runs ahead, by a few items and no more."""
 
 import queue
 import threading

@@ -1,6 +1,8 @@
-"""One dubbing job, start to end: a talking clip and a soundtrack in, the same clip with matching lips out, and a report.
+"""One dubbing job, start to end: a talking clip and a soundtrack in, the same clip with matching lips out,
+and a report.
 
-read -> track -> draw -> compose -> write, each an iterator of frames: memory does not grow with the clip's length.
+read -> track -> draw -> compose -> write, each an iterator of frames: memory does not grow with the clip's
+length.
 """
 
 import os
@@ -41,8 +43,9 @@ NOTE = "Lips redrawn by a machine (LatentSync): what this person seems to say is
 class DubSettings:
     """Options of a job. None of `inference_steps` and `guidance_scale` is the model's own choice.
 
-    `duration`: "audio" lasts as long as the soundtrack (the picture goes back and forth when it is shorter), "video" as long
-    as the clip, "shortest" as the shorter of both. `temp_dir`: where the unfinished result grows, instead of beside `output`.
+    `duration`: "audio" lasts as long as the soundtrack (the picture goes back and forth when it is shorter),
+    "video" as long as the clip, "shortest" as the shorter of both. `temp_dir`: where the unfinished result
+    grows, instead of beside `output`.
     """
 
     inference_steps: int | None = None
@@ -74,8 +77,9 @@ def dub(
 ) -> DubReport:
     """Write `output`: the clip `video` with lips that say `audio`, and `audio` as its soundtrack.
 
-    `model` is a folder, a Hub id or a loaded pipeline; by default the embedded one. `options` are those of `DubSettings`.
-    Raises: FileNotFoundError, MediaError, FaceNotFound, CheckpointError, ValueError; `output` is then as it was before.
+    `model` is a folder, a Hub id or a loaded pipeline; by default the embedded one. `options` are those of
+    `DubSettings`. Raises: FileNotFoundError, MediaError, FaceNotFound, CheckpointError, ValueError; `output`
+    is then as it was before.
     """
     settings = DubSettings(**options)  # type: ignore[arg-type]  # a wrong name is a TypeError that says so
     video, audio, output = Path(video), Path(audio), Path(output)
@@ -150,7 +154,9 @@ def _results(
 
 
 def _detections(reader: VideoReader, seconds: Fraction) -> dict[int, list[Face]] | None:
-    """Where to keep detections of a clip that is shown more than once; not of a long one, whose frames are many."""
+    """Where to keep detections of a clip that is shown more than once; not of a long one, whose frames are
+    many.
+    """
     is_looped = seconds > reader.info.duration_seconds
     return (
         {} if is_looped and (reader.info.frame_count or MAX_CACHED_FRAMES + 1) <= MAX_CACHED_FRAMES else None
@@ -173,7 +179,9 @@ def _write(
     timer: StageTimer,
     progress: ProgressCallback | None,
 ) -> dict[str, int]:
-    """Encode the stream into `target`; counts frames, faces and redrawn mouths. Raises: FaceNotFound when none had a face."""
+    """Encode the stream into `target`; counts frames, faces and redrawn mouths. Raises: FaceNotFound when
+    none had a face.
+    """
     info, began, total = reader.info, time.perf_counter(), frame_total(reader, seconds)
     frames = faces = redrawn = 0
     rate = {"fps": info.fps, "width": info.width, "height": info.height, "color": info.color}
@@ -196,8 +204,9 @@ def _write(
                     progress(Progress(frames, max(total, frames), time.perf_counter() - began))
             if not redrawn:
                 raise FaceNotFound(
-                    f"no face to redraw in the {frames} frames of {info.path} ({info.width}x{info.height}): a human face, "
-                    "seen from the front for several frames, is needed; is it large enough, upright and uncovered?"
+                    f"no face to redraw in the {frames} frames of {info.path} ({info.width}x{info.height}): "
+                    "a human face, seen from the front for several frames, is needed; "
+                    "is it large enough, upright and uncovered?"
                 )
     finally:
         results.close()  # type: ignore[attr-defined]  # a generator: ends its threads
@@ -211,7 +220,9 @@ def _write(
 
 @contextmanager
 def _unfinished(output: Path, temp_dir: str | Path | None) -> Iterator[Path]:
-    """Where to write: `output` itself (the writer works beside it), or a fresh folder in `temp_dir`, moved when complete."""
+    """Where to write: `output` itself (the writer works beside it), or a fresh folder in `temp_dir`, moved
+    when complete.
+    """
     if temp_dir is None:
         yield output
         return

@@ -1,4 +1,6 @@
-"""Which model a job uses: a folder, a Hub id, or a pipeline that is already loaded -> a pipeline on its device."""
+"""Which model a job uses: a folder, a Hub id, or a pipeline that is already loaded -> a pipeline on its
+device.
+"""
 
 import json
 from pathlib import Path
@@ -58,8 +60,8 @@ def _local_folder(model: str | Path | None) -> Path:
         or ".." in folder.parts
     ):
         raise CheckpointError(
-            f"model {str(folder)!r} is not a folder; pass a model folder, a Hub id such as owner/name, or leave --model "
-            "out for the embedded default in checkpoints/latentsync-tiny"
+            f"model {str(folder)!r} is not a folder; pass a model folder, a Hub id such as owner/name, "
+            "or leave --model out for the embedded default in checkpoints/latentsync-tiny"
         )
     try:
         return Path(snapshot_download(folder.as_posix(), allow_patterns=["*.json", "*.safetensors"]))
@@ -79,7 +81,8 @@ def _check_index(folder: Path) -> None:
     if not path.is_file():
         held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
         raise CheckpointError(
-            f"model folder {str(folder)!r} has no model_index.json (it holds {held}); see checkpoints/README.md"
+            f"model folder {str(folder)!r} has no model_index.json (it holds {held}); "
+            "checkpoints/README.md says what fits"
         )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))

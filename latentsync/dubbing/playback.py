@@ -1,4 +1,6 @@
-"""The source's frames laid out on the result's timeline: in order, then back and forth until the time is filled."""
+"""The source's frames laid out on the result's timeline: in order, then back and forth until the time is
+filled.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from latentsync.media import Frame, VideoReader
 
 @dataclass(frozen=True)
 class Shown:
-    """A source frame (`index`, `image`) at its `time` in seconds on the result's timeline, which starts at 0."""
+    """A source frame (`index`, `image`) at its `time` in seconds on the result's timeline, from 0."""
 
     image: np.ndarray
     index: int
@@ -19,10 +21,12 @@ class Shown:
 
 
 def play(reader: VideoReader, seconds: Fraction) -> Iterator[Shown]:
-    """Frames of `reader` for `seconds`: 0..n-1, then n-2..0, then 1..n-1 and so on; turning frames are not doubled.
+    """Frames of `reader` for `seconds`: 0..n-1, then n-2..0, then 1..n-1 and so on; turning frames are not
+    doubled.
 
-    A constant rate stays constant; a variable one keeps the source's own distances, walked in either direction. A frame is
-    shown when at least half of it fits. The clip is never held: backwards it is decoded in chunks.
+    A constant rate stays constant; a variable one keeps the source's own distances, walked in either
+    direction. A frame is shown when at least half of it fits. The clip is never held: backwards it is decoded
+    in chunks.
     """
     interval = 1 / reader.info.fps
     time, previous = Fraction(0), None

@@ -1,7 +1,9 @@
-"""Frames with faces -> frames with redrawn mouths: the model's 25 ticks a second on one side, the source's frames on the other.
+"""Frames with faces -> frames with redrawn mouths: the model's 25 ticks a second on one side, the source's
+frames on the other.
 
-Every run of ticks that shows one face without a cut or a gap goes through the generator by itself. Each source frame then
-takes the mouth of the tick nearest to it, so a clip keeps its own frame rate. Frames without a face pass through untouched.
+Every run of ticks that shows one face without a cut or a gap goes through the generator by itself. Each
+source frame then takes the mouth of the tick nearest to it, so a clip keeps its own frame rate. Frames
+without a face pass through untouched.
 """
 
 import itertools

@@ -1,4 +1,6 @@
-"""What a job tells: its progress while it runs, and afterwards a report of what was done, how long it took and with what."""
+"""What a job tells: its progress while it runs, and afterwards a report of what was done, how long it took
+and with what.
+"""
 
 import json
 import platform
@@ -35,9 +37,11 @@ ProgressCallback = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class DubReport:
-    """A finished job. `faces_found` counts source frames shown with a face, `frames_redrawn` those whose mouth was redrawn;
-    the other `frames_passed_through` left exactly as they came. `seconds_by_stage` counts every stage's own time; stages
-    overlap, so their sum may exceed `total_seconds`. `peak_memory_bytes` is the process's."""
+    """A finished job. `faces_found` counts source frames shown with a face, `frames_redrawn` those whose
+    mouth was redrawn; the other `frames_passed_through` left exactly as they came. `seconds_by_stage` counts
+    every stage's own time; stages overlap, so their sum may exceed `total_seconds`. `peak_memory_bytes` is
+    the process's.
+    """
 
     video: str
     audio: str
@@ -71,7 +75,8 @@ class DubReport:
         lines = [f"{name:<10}{seconds:9.2f} s {100 * seconds / busy:5.1f} %" for name, seconds in rows]
         lines.append(
             f"{'total':<10}{self.total_seconds:9.2f} s, {self.frames} frames, "
-            f"{self.frames / self.total_seconds:.2f} frames/s, peak memory {self.peak_memory_bytes / 2**20:.0f} MiB"
+            f"{self.frames / self.total_seconds:.2f} frames/s, "
+            f"peak memory {self.peak_memory_bytes / 2**20:.0f} MiB"
         )
         return "\n".join(lines)
 

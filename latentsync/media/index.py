@@ -15,7 +15,7 @@ from latentsync.media.container import packets_of
 
 FALLBACK_FPS = Fraction(25)
 JITTER_SECONDS = Fraction(11, 10000)  # MKV and FLV round to milliseconds, which is no variable rate
-# Of these each packet carries its timestamp, also after seeking; MPEG-PS, MPEG-TS and raw streams leave some out
+# Of these each packet carries its timestamp, also after seeking; MPEG-PS, -TS and raw streams leave some out
 # and libav guesses differently when it starts in the middle.
 STAMPED_CONTAINERS = {"mov", "matroska", "avi"}
 MAX_FPS = 1000  # a declared rate above it is a time base that was taken for one

@@ -1,7 +1,9 @@
-"""Raw talking clips -> packed training clips: aligned faces, mouth shapes and sound, one folder of plain arrays a clip.
+"""Raw talking clips -> packed training clips: aligned faces, mouth shapes and sound, one folder of plain
+arrays a clip.
 
-`F` frames at 25 fps, `R` resolution. A packed clip `name/` holds `faces.npy` uint8 (F, R, R, 3), `mouth.npy` float32
-(F, len(MOUTH_SHAPE)), `waveform.npy` float32 (T,) at 16 kHz; `clips.json` of the collection lists clips, speakers, sources.
+`F` frames at 25 fps, `R` resolution. A packed clip `name/` holds `faces.npy` uint8 (F, R, R, 3), `mouth.npy`
+float32 (F, len(MOUTH_SHAPE)), `waveform.npy` float32 (T,) at 16 kHz; `clips.json` of the collection lists
+clips, speakers, sources.
 """
 
 import json
@@ -109,7 +111,9 @@ def _pack_clip(source: Source, folder: Path, detector: Detector, resolution: int
 
 
 def _faces(source: Source, detector: Detector, resolution: int) -> tuple[np.ndarray, np.ndarray, Fraction]:
-    """Aligned faces (F, R, R, 3) and mouth shapes (F, K) of a clip at 25 fps, and the time of its first frame."""
+    """Aligned faces (F, R, R, 3) and mouth shapes (F, K) of a clip at 25 fps, and the time of its first
+    frame.
+    """
     images, anchors, shapes, times = [], [], [], []
     faces: list[torch.Tensor] = []
 

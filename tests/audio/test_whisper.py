@@ -100,10 +100,20 @@ def test_an_openai_state_dict_of_another_model_is_refused_by_name(reference, gol
 def small_model():
     torch.manual_seed(0)
     config = WhisperConfig(
-        d_model=32, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=64, decoder_layers=0, vocab_size=1,
-        max_source_positions=64, max_target_positions=1, decoder_attention_heads=4, pad_token_id=0, bos_token_id=0,
-        eos_token_id=0, decoder_start_token_id=0,
-    )  # fmt: skip
+        d_model=32,
+        encoder_layers=2,
+        encoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_layers=0,
+        vocab_size=1,
+        max_source_positions=64,
+        max_target_positions=1,
+        decoder_attention_heads=4,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=0,
+    )
     return WhisperModel(config).eval()
 
 

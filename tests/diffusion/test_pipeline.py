@@ -52,7 +52,9 @@ def chunks(info, tensors):
 
 
 def upstream_matrices(info, tensors):
-    """The original's matrices: ours plus its smoothing, which adds a residual in units of the template to pixels."""
+    """The original's matrices: ours plus its smoothing, which adds a residual in units of the template to
+    pixels.
+    """
     landmarks = tensors["input.landmark_2d_106"].astype(np.float64)
     groups = ([43, 48, 49, 51, 50], [101, 102, 103, 104, 105], [74, 77, 83, 86])
     points = np.stack([np.round(landmarks[:, group].mean(axis=1)) for group in groups], axis=1)
@@ -165,7 +167,8 @@ def test_denoising_and_decoding_of_the_original_call(original):
 def test_the_mouth_of_the_original_call_is_put_back_alike(original, monkeypatch):
     """Within the mask; outside it the original resamples its whole crop, which ours leaves untouched.
 
-    The original shrinks faces without antialiasing and truncates: ours is switched to the former; the latter is half a level.
+    The original shrinks faces without antialiasing and truncates: ours is switched to the former; the latter
+    is half a level.
     """
     monkeypatch.setattr("latentsync.face.compose.matrix_scale", lambda matrix: 1.0)
     info, tensors, pipeline = original

@@ -18,14 +18,24 @@ def model(tmp_path_factory) -> Path:
     """A pipeline folder of random weights."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 8),
-        layers_per_block=1, latent_channels=4, norm_num_groups=4, mid_block_add_attention=False,
-    )  # fmt: skip
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+    )
     unet = UNet3DConditionModel(
-        block_out_channels=(32, 32), down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
-        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"), layers_per_block=1, norm_num_groups=8,
-        cross_attention_dim=16, num_attention_heads=4, motion_num_attention_heads=4,
-    )  # fmt: skip
+        block_out_channels=(32, 32),
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=16,
+        num_attention_heads=4,
+        motion_num_attention_heads=4,
+    )
     encoder = build_encoder(AudioConfig(width=16, heads=2, layers=1, positions=32))
     pipeline = LipsyncPipeline(
         vae,

@@ -59,8 +59,19 @@ def make_bad_inputs(folder, clips):
     }
 
 
-CASES = ["missing video", "missing audio", "a folder", "empty video", "truncated video", "text as video", "no video stream",
-         "video without sound as audio", "empty audio", "0.02 s of audio", "nobody"]  # fmt: skip
+CASES = [
+    "missing video",
+    "missing audio",
+    "a folder",
+    "empty video",
+    "truncated video",
+    "text as video",
+    "no video stream",
+    "video without sound as audio",
+    "empty audio",
+    "0.02 s of audio",
+    "nobody",
+]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -86,7 +97,7 @@ def test_a_bad_output_is_refused_before_any_work(inference, clips, tmp_path, out
 
 
 @pytest.mark.parametrize(
-    "name", ["with space.mp4", 'it\'s "quoted".mp4', "ünïcode 口.mp4", "a:b.mp4", "-dash.mp4", "$(x);&.mp4"]
+    "name", ["with space.mp4", 'it\'s "so".mp4', "ünïcode 口.mp4", "a:b.mp4", "-dash.mp4", "$(x);&.mp4"]
 )
 def test_odd_names_are_just_names(inference, clips, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
@@ -122,8 +133,14 @@ def test_wrong_settings_are_one_line(inference, clips, tmp_path):
 
 
 def test_upstreams_flag_names_work(inference, clips, tmp_path):
-    code, _ = inference("--video_path", clips / "face.mp4", "--audio_path", clips / "speech.wav",
-                        "--video_out_path", tmp_path / "out.mp4")  # fmt: skip
+    code, _ = inference(
+        "--video_path",
+        clips / "face.mp4",
+        "--audio_path",
+        clips / "speech.wav",
+        "--video_out_path",
+        tmp_path / "out.mp4",
+    )
     assert code == 0 and (tmp_path / "out.mp4").is_file()
 
 
@@ -132,8 +149,18 @@ def test_ctrl_c_leaves_with_130_and_no_file(model, clips, tmp_path):
     sound = write_sound(tmp_path / "long.wav", 60)
     results = tmp_path / "results"
     results.mkdir()
-    command = [sys.executable, str(SCRIPT), "--video", str(clips / "face.mp4"), "--audio", str(sound),
-               "--output", str(results / "out.mp4"), "--model", str(model)]  # fmt: skip
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--video",
+        str(clips / "face.mp4"),
+        "--audio",
+        str(sound),
+        "--output",
+        str(results / "out.mp4"),
+        "--model",
+        str(model),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     deadline = time.monotonic() + 120
     while not any(results.iterdir()) and time.monotonic() < deadline:

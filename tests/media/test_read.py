@@ -1,4 +1,4 @@
-"""The reader: every frame, upright, in its true colours and at its time, in order, by number and backwards."""
+"""The reader: every frame, upright, in true colours and at its time, in order, by number and backwards."""
 
 import os
 import subprocess

@@ -71,7 +71,7 @@ CASES += [(".mov", "a.wav", "pcm_s16le"), (".mov", "a.m4a", "aac")]  # otherwise
 @pytest.mark.parametrize(("suffix", "name", "codec"), CASES)
 def test_flash_and_beep_stay_together(tmp_path: Path, suffix: str, name: str, codec: str):
     sound = write_sound(tmp_path / name, tone_burst(SECONDS, FLASHES, 48000, 2), 48000, codec)
-    # A raw .aac says nothing of its priming: what `read_audio` hears of it is what must sound, 1024 samples late.
+    # A raw .aac says nothing of its priming: what `read_audio` hears is what must sound, 1024 samples late.
     priming = 1024 / 48000 if name == "a.aac" else 0
     path = write(tmp_path / f"out{suffix}", flash_images(25, SECONDS, FLASHES), soundtrack=sound)
     np.testing.assert_allclose(sync_errors(path), priming, atol=SYNC_SECONDS)

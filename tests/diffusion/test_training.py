@@ -1,0 +1,210 @@
+"""Training: the loop resumes exactly, and all three stages run from packed clips to a pipeline that loads."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from latentsync.diffusion.augment import Proportions, apply_colour, apply_proportions, draw_colour
+from latentsync.diffusion.dataset import ClipSampler, load_clips
+from latentsync.diffusion.fit import LoopConfig, fit, learning_rate_factor
+from latentsync.diffusion.losses import predicted_latents, region_weights
+from latentsync.diffusion.noise import small_scheduler
+from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.diffusion.train import TrainUNetConfig, train_unet
+from latentsync.diffusion.train_audio import AudioConfig, TrainAudioConfig, train_audio
+from latentsync.diffusion.train_vae import TrainVaeConfig, VaeConfig, train_vae
+from latentsync.errors import MediaError
+from latentsync.face import mouth_mask
+
+MEASURES = 6
+SIDE = 32
+
+
+def packed_clip(folder, name, speaker, split, frames, seed):
+    """Noise that opens and closes with its own loudness, in the layout of a packed clip."""
+    rng = np.random.default_rng(seed)
+    opening = 0.5 + 0.5 * np.sin(np.arange(frames) / 3 + seed)
+    (folder / name).mkdir(parents=True)
+    faces = np.full((frames, SIDE, SIDE, 3), 120) + rng.integers(-30, 30, (1, SIDE, SIDE, 3))
+    faces[:, 18:22, 12:20] = (200 * opening)[:, None, None, None]
+    np.save(folder / name / "faces.npy", faces.clip(0, 255).astype(np.uint8))
+    mouth = (opening[:, None] * np.ones(MEASURES) + 0.01 * rng.standard_normal((frames, MEASURES))).astype(
+        np.float32
+    )
+    np.save(folder / name / "mouth.npy", mouth)
+    waveform = rng.standard_normal(frames * 640) * np.repeat(opening, 640) * 0.1
+    np.save(folder / name / "waveform.npy", waveform.astype(np.float32))
+    return {"name": name, "speaker": speaker, "split": split, "frames": frames}
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed")
+    clips = [packed_clip(folder, f"a{i}", "ann", "train", 48, i) for i in range(4)]
+    clips += [
+        packed_clip(folder, "b0", "bob", "train", 48, 9),
+        packed_clip(folder, "v0", "vic", "val", 48, 10),
+    ]
+    (folder / "clips.json").write_text(json.dumps(clips))
+    return folder
+
+
+def toy_fit(folder, steps, until):
+    """A regression by `fit` that stops after `until` of `steps`."""
+    torch.manual_seed(1)
+    model = nn.Linear(3, 2)
+    config = LoopConfig(steps=steps, save_every=2, log_every=1, warmup_steps=2, seed=3)
+
+    class Stopped(Exception):
+        pass
+
+    def step(network, number):
+        if number == until:
+            raise Stopped
+        x = torch.randn(8, 3)
+        return {"loss": (network(x) - x[:, :2]).square().mean()}
+
+    try:
+        return fit(model, step, config, folder, Accelerator(cpu=True))
+    except Stopped:
+        return None
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
+    whole = toy_fit(tmp_path / "whole", 6, until=None)
+    assert toy_fit(tmp_path / "parts", 6, until=4) is None
+    resumed = toy_fit(tmp_path / "parts", 6, until=None)
+    assert torch.equal(whole.weight, resumed.weight)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_diverges_stops_and_says_so(tmp_path):
+    config = LoopConfig(steps=4, log_every=1)
+
+    def step(network, number):
+        return {"loss": network(torch.full((1, 3), torch.inf)).sum()}
+
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        fit(nn.Linear(3, 2), step, config, tmp_path, Accelerator(cpu=True))
+
+
+def test_the_learning_rate_warms_up_and_falls_to_nothing():
+    config = LoopConfig(steps=100, warmup_steps=10)
+    factors = [learning_rate_factor(step, config) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1) and factors[10] == 1
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[100] == pytest.approx(0, abs=1e-9)
+
+
+def test_one_much_filmed_speaker_does_not_drown_another(packed):
+    clips = load_clips(packed, "train")
+    picked = ClipSampler(clips).draw(20_000, np.random.default_rng(0))
+    share = np.mean([clips[index].speaker == "bob" for index in picked])
+    assert share == pytest.approx(
+        1 / 3, abs=0.02
+    )  # sqrt(1) of sqrt(1) + sqrt(4), where frames would give 1/5
+
+
+def test_a_missing_collection_or_split_is_named(packed, tmp_path):
+    with pytest.raises(MediaError, match=r"pack_footage\.py"):
+        load_clips(tmp_path, "train")
+    with pytest.raises(MediaError, match="'test'"):
+        load_clips(packed, "test")
+
+
+def test_clip_strides_thin_one_speaker_only(packed):
+    speakers = [clip.speaker for clip in load_clips(packed, "train", stride={"ann": 2})]
+    assert speakers == ["ann", "ann", "bob"]
+
+
+def test_colour_keeps_the_range_and_no_strength_keeps_the_picture():
+    pixels = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        changed = apply_colour(pixels, draw_colour(rng))
+        assert changed.abs().max() <= 1
+    calm = apply_colour(pixels, draw_colour(rng, strength=0.0))
+    assert torch.allclose(calm, pixels, atol=1e-6) or torch.allclose(calm, pixels.flip(-1), atol=1e-6)
+
+
+def test_proportions_move_what_they_say():
+    pixels = torch.zeros(1, 3, 40, 40)
+    pixels[..., 18:22, 18:22] = 1
+    moved = apply_proportions(pixels, Proportions(zoom=(1.0, 1.0), shift=(0.1, -0.2)))
+    rows, columns = torch.where(moved[0, 0] > 0.5)
+    assert rows.float().mean() == pytest.approx(19.5 - 0.2 * 40, abs=0.3)
+    assert columns.float().mean() == pytest.approx(19.5 + 0.1 * 40, abs=0.3)
+    larger = apply_proportions(pixels, Proportions(zoom=(2.0, 1.0), shift=(0.0, 0.0)))
+    assert int((larger > 0.5).sum()) == pytest.approx(2 * int((pixels > 0.5).sum()), rel=0.15)
+
+
+def test_weights_have_mean_one_and_favour_the_mouth():
+    mask = mouth_mask(64)[..., ::4, ::4]
+    weights = region_weights(mask, mouth=3.0, hole=1.0, kept=0.1)[0, 0]
+    assert weights.mean() == pytest.approx(1)
+    assert weights[10, 8] > weights[7, 2] > weights[0, 0]
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
+def test_the_right_prediction_implies_the_clean_latents(prediction_type):
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(3, 4, 5, 5, generator=generator) for _ in range(2))
+    scheduler, timesteps = small_scheduler(), torch.tensor([10, 500, 900])
+    noisy = scheduler.add_noise(clean, noise, timesteps)
+    right = scheduler.get_velocity(clean, noise, timesteps) if prediction_type == "v_prediction" else noise
+    alpha_bar = scheduler.alphas_cumprod[timesteps].view(3, 1, 1, 1)
+    found = predicted_latents(noisy, right, alpha_bar, prediction_type)
+    assert torch.allclose(found, clean, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_three_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
+    loop = {"steps": 2, "batch_size": 2, "log_every": 1, "save_every": 2, "warmup_steps": 1}
+    vae = TrainVaeConfig(
+        str(packed),
+        str(tmp_path / "vae"),
+        crop=16,
+        model=VaeConfig([8, 8], 4, norm_num_groups=4),
+        loop=LoopConfig(**loop),
+    )
+    train_vae(vae, Accelerator(cpu=True))
+    audio = AudioConfig(width=16, heads=2, layers=1, positions=32)
+    train_audio(
+        TrainAudioConfig(str(packed), str(tmp_path / "audio"), model=audio, loop=LoopConfig(**loop)),
+        Accelerator(cpu=True),
+    )
+    config = TrainUNetConfig(
+        model={
+            "in_channels": 13,
+            "out_channels": 4,
+            "block_out_channels": [32, 32],
+            "layers_per_block": 1,
+            "down_block_types": ["CrossAttnDownBlock3D", "DownBlock3D"],
+            "norm_num_groups": 8,
+            "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D"],
+            "attention_head_dim": 4,
+            "cross_attention_dim": 16,
+            "use_motion_module": False,
+            "use_inflated_groupnorm": True,
+            "audio_tokens": 20,
+        },
+        loop=LoopConfig(**loop),
+    )
+    paths = {"packed": packed, "vae": tmp_path / "vae/vae", "audio_encoder": tmp_path / "audio/audio_encoder"}
+    for name, path in {**paths, "output": tmp_path / "unet"}.items():
+        object.__setattr__(config.data, name, str(path))
+    train_unet(config, Accelerator(cpu=True))
+    pipeline = LipsyncPipeline.from_pretrained(tmp_path / "unet/pipeline", dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    clip = load_clips(packed, "val")[0]
+    faces = torch.from_numpy(clip.faces[:5].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    windows = torch.stack(list(pipeline.audio_windows(torch.from_numpy(clip.waveform), 5)))
+    result = pipeline(faces, windows).faces
+    assert result.shape == faces.shape and torch.isfinite(result).all()
+    log = (tmp_path / "unet" / "log.jsonl").read_text()
+    assert "r_aperture" in log and "mouth_shape" in log
