@@ -63,7 +63,7 @@ class LipsyncPipelineOutput(BaseOutput):
 
 class LipsyncPipeline(DiffusionPipeline):
     """The diffusers pipeline of LatentSync: parts `vae`, `audio_encoder`, `unet`, `scheduler`; tensors in,
-    tensors out.
+    tensors out. `paste_region` says what of a drawn face belongs into a frame, see `face.mask.paste_mask`.
     """
 
     model_cpu_offload_seq = "audio_encoder->vae->unet->vae"
@@ -80,6 +80,7 @@ class LipsyncPipeline(DiffusionPipeline):
         overlap: int = 4,
         inference_steps: int = 20,
         guidance_scale: float = 1.5,
+        paste_region: str = "hole",
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, audio_encoder=audio_encoder, unet=unet, scheduler=scheduler)
@@ -90,6 +91,7 @@ class LipsyncPipeline(DiffusionPipeline):
             overlap=overlap,
             inference_steps=inference_steps,
             guidance_scale=guidance_scale,
+            paste_region=paste_region,
         )
         self.resolution, self.fps, self.window = resolution, fps, window
         self.overlap = overlap if unet.is_temporal else 0

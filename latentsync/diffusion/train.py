@@ -72,6 +72,7 @@ class RunConfig:
 class InferenceConfig:
     inference_steps: int = 4
     guidance_scale: float = 2.0
+    paste_region: str = "mouth"
 
 
 @dataclass(frozen=True)
@@ -282,6 +283,7 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
             resolution=resolution,
             inference_steps=config.inference.inference_steps,
             guidance_scale=config.inference.guidance_scale,
+            paste_region=config.inference.paste_region,
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

@@ -28,7 +28,7 @@ from latentsync.dubbing.playback import frame_total, play
 from latentsync.dubbing.redraw import Result, redraw, same_noise
 from latentsync.dubbing.report import DubReport, Progress, ProgressCallback, package_versions
 from latentsync.errors import FaceNotFound
-from latentsync.face import Face, bridge_gaps, make_detector, track
+from latentsync.face import Composer, Face, bridge_gaps, make_detector, paste_mask, track
 from latentsync.media import VideoReader, VideoWriter, check_output, read_audio
 from latentsync.profiling import StageTimer, peak_memory_bytes
 
@@ -145,7 +145,9 @@ def _results(
             timer.each("wait", ahead(tracked, FRAMES_AHEAD)),
             timer.each("hear", windows),
             lambda faces, tokens: timer.each("draw", draw_run(faces, tokens)),
-            resolution=pipeline.resolution,
+            composer=Composer(
+                pipeline.resolution, mask=paste_mask(pipeline.resolution, pipeline.config.paste_region)
+            ),
             fps=pipeline.fps,
         )
         yield from ahead(timer.each("compose", results), FRAMES_AHEAD)

@@ -76,15 +76,15 @@ def redraw(
     audio_windows: Iterable[Tensor],
     draw_run: DrawRun,
     *,
-    resolution: int,
+    composer: Composer,
     fps: int,
 ) -> Iterator[Result]:
     """Finished frames, in order, one for each of `tracked`; reads ahead as far as `draw_run` needs."""
     sightings = (Sighting(item.frame, item.face) for item in tracked)
     for_ticks, for_frames = itertools.tee(sightings)
     ticks = resample(for_ticks, Fraction(fps))
+    resolution = composer.resolution
     drawn = _Nearby(_drawn_ticks(ticks, audio_windows, draw_run, resolution))
-    composer = Composer(resolution)
     for sighting in for_frames:
         mouth = drawn.find(nearest_tick(sighting.time, Fraction(fps)), sighting.shot)
         image = sighting.shown.image

@@ -13,7 +13,7 @@ from latentsync.face.detect import (
     MediaPipeDetector,
     make_detector,
 )
-from latentsync.face.mask import latent_mask, masked, mouth_mask, normalize, resize_faces
+from latentsync.face.mask import latent_mask, masked, mouth_mask, normalize, paste_mask, resize_faces
 from latentsync.face.track import Tracked, TrackedFace, bridge_gaps, track
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "masked",
     "mouth_mask",
     "normalize",
+    "paste_mask",
     "resize_faces",
     "similarity",
     "template",

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LATENT_FACTOR = 8  # pixels a latent pixel, each way
+MOUTH_ELLIPSE = (0.5, 0.66, 0.34, 0.25)  # centre x, y and radii x, y around lips and jaw, in sides of a face
 
 
 def mouth_mask(resolution: int) -> Tensor:
@@ -25,6 +26,23 @@ def mouth_mask(resolution: int) -> Tensor:
     if resolution != stored["width"]:
         mask = cv2.resize(mask, (resolution, resolution), interpolation=cv2.INTER_LANCZOS4)
     return torch.from_numpy(mask)[None].float() / 255
+
+
+def paste_mask(resolution: int, region: str = "hole") -> Tensor:
+    """What of a drawn face goes back into the frame, float32 (1, R, R): 0 = paste, 1 = keep the frame's own.
+
+    "hole" is all that `mouth_mask` hides; "mouth" an ellipse in it around lips and jaw, for models that draw
+    cheeks and collar worse than the original shows them. Raises: ValueError for another region.
+    """
+    mask = mouth_mask(resolution)
+    if region == "hole":
+        return mask
+    if region != "mouth":
+        raise ValueError(f"paste region {region!r} is unknown; expected 'hole' or 'mouth'")
+    centre_x, centre_y, radius_x, radius_y = MOUTH_ELLIPSE
+    grid = (torch.arange(resolution, dtype=torch.float32) + 0.5) / resolution
+    distance = ((grid[None, :] - centre_x) / radius_x) ** 2 + ((grid[:, None] - centre_y) / radius_y) ** 2
+    return torch.where(distance[None] < 1, mask, torch.ones(()))
 
 
 def normalize(faces: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentsync.face.mask import latent_mask, masked, mouth_mask, normalize, resize_faces
+from latentsync.face.mask import latent_mask, masked, mouth_mask, normalize, paste_mask, resize_faces
 
 
 def sampled(array, spec):
@@ -64,3 +64,13 @@ def test_hole_is_mid_grey_and_the_rest_untouched():
 def test_faces_of_the_right_size_are_not_resampled():
     faces = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     assert torch.equal(resize_faces(faces, 64), faces)
+
+
+def test_what_is_pasted_lies_inside_what_was_redrawn():
+    hole, mouth = paste_mask(128), paste_mask(128, "mouth")
+    assert torch.equal(hole, mouth_mask(128))
+    assert (mouth >= hole).all()
+    assert 0.3 < (mouth < 0.5).sum() / (hole < 0.5).sum() < 0.8
+    assert mouth[0, 84, 64] == 0 and mouth[0, 60, 10] == 1 and hole[0, 60, 10] == 0
+    with pytest.raises(ValueError, match="'nose'"):
+        paste_mask(128, "nose")
