@@ -6,25 +6,29 @@ Exit codes: 0 done, 2 something in the input must be mended (one line says what)
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 os.environ.setdefault("GLOG_minloglevel", "2")  # MediaPipe's C++ log, read when it loads
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from tqdm import tqdm
 
-from latentsync import dub
-from latentsync.dubbing import DubReport, Progress
-from latentsync.errors import LatentSyncError
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the flags in one line, as for any other input."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(
+            2, f"error: {message}; --help lists the flags, and --video=-x.mp4 names a file with a dash\n"
+        )
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def parse() -> argparse.Namespace:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=form, allow_abbrev=False)
     add = parser.add_argument
     add("--video", "--video_path", required=True, help="the talking clip")
     add("--audio", "--audio_path", required=True, help="the soundtrack: any sound file, or a video's sound")
@@ -42,31 +46,34 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=1247,
         help="of the noise; the same seed gives the same result (default 1247)",
     )
-    add(
-        "--duration",
-        default="audio",
-        choices=("audio", "video", "shortest"),
-        help="how long it lasts (default: audio)",
-    )
+    durations = ("audio", "video", "shortest")
+    add("--duration", default="audio", choices=durations, help="how long it lasts (default: audio)")
+    detectors = ("auto", "mediapipe", "insightface")
     add(
         "--detector",
         default="auto",
-        choices=("auto", "mediapipe", "insightface"),
-        help="face finder (default: auto)",
+        choices=detectors,
+        help="face finder (default: auto, which is mediapipe)",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     add(
         "--dtype",
         default="auto",
-        help="auto, float32, float16 or bfloat16 (default: float16 on CUDA, else float32)",
+        help="auto, float32, float16, bfloat16 (auto: float16 on CUDA, else float32)",
     )
     add("--crf", type=int, default=18, help="H.264 quality, 0 to 51, lower is better (default 18)")
-    add("--temp_dir", help="folder for the unfinished result (default: beside the output)")
+    add("--temp_dir", help="existing folder for the unfinished result (default: beside the output)")
     add("--profile", action="store_true", help="print seconds by stage and save them to OUTPUT.report.json")
-    return parser.parse_args(arguments)
+    return parser.parse_args()
 
 
-def run(flags: argparse.Namespace) -> DubReport:
+def run(flags: argparse.Namespace) -> None:
+    """Dub with a progress bar, then say where the result is."""
+    from tqdm import tqdm
+
+    from latentsync import dub
+    from latentsync.dubbing import Progress
+
     options = {key: value for key, value in vars(flags).items() if key != "profile"}
     with tqdm(unit="frame", disable=None) as bar:
 
@@ -74,31 +81,45 @@ def run(flags: argparse.Namespace) -> DubReport:
             bar.total = progress.frames_total
             bar.update(progress.frames - bar.n)
 
-        return dub(**options, progress=show)
-
-
-def main() -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
-    flags = parse()
-    try:
-        report = run(flags)
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    except (LatentSyncError, OSError, ValueError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        report = dub(**options, progress=show)
     if flags.profile:
         report.save(Path(flags.output + ".report.json"))
         print(report.table())
-    if report.frames_passed_through:
-        print(
-            f"{report.frames_passed_through} of {report.frames} frames had no face to redraw "
-            "and were left as they were"
-        )
+    if skipped := report.frames_passed_through:
+        print(f"{skipped} of {report.frames} frames had no face to redraw and were left as they were")
     print(f"{report.output}: {report.frames} frames, {report.duration_seconds:.2f} s")
+
+
+def stop_once(_signal: int, _frame: object) -> NoReturn:
+    """The first Ctrl-C or kill cleans up; further ones must not disturb that."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop_once)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
+    flags = parse()
+    try:
+        from latentsync.errors import LatentSyncError
+
+        try:
+            run(flags)
+        except (LatentSyncError, OSError, ValueError, ImportError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads that were interrupted in C++ code must not abort the exit

@@ -22,6 +22,7 @@ from transformers import WhisperModel
 from latentsync.audio.whisper import encode_blocks, inner_context
 from latentsync.audio.windows import stream_windows
 from latentsync.diffusion.noise import draw_noise
+from latentsync.diffusion.reference import hide_mouth
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.face.mask import latent_mask, mouth_mask
 
@@ -81,8 +82,14 @@ class LipsyncPipeline(DiffusionPipeline):
         inference_steps: int = 20,
         guidance_scale: float = 1.5,
         paste_region: str = "hole",
+        hide_reference_mouth: bool = False,
     ) -> None:
         super().__init__()
+        if resolution < 8 or fps < 1 or window < 1 or not 0 <= overlap < window:
+            raise ValueError(
+                f"resolution {resolution}, fps {fps}, window {window}, overlap {overlap}: "
+                "expected a resolution >= 8, fps and window >= 1, and an overlap in [0, window)"
+            )
         self.register_modules(vae=vae, audio_encoder=audio_encoder, unet=unet, scheduler=scheduler)
         self.register_to_config(
             resolution=resolution,
@@ -92,6 +99,7 @@ class LipsyncPipeline(DiffusionPipeline):
             inference_steps=inference_steps,
             guidance_scale=guidance_scale,
             paste_region=paste_region,
+            hide_reference_mouth=hide_reference_mouth,
         )
         self.resolution, self.fps, self.window = resolution, fps, window
         self.overlap = overlap if unet.is_temporal else 0
@@ -209,6 +217,8 @@ class LipsyncPipeline(DiffusionPipeline):
         faces = faces.to(self.device, torch.float32)
         masked = self._encode(faces * mask, generator)
         reference = self._encode(faces, generator)
+        if self.config.hide_reference_mouth:
+            reference = hide_mouth(reference, masked)
         hole = latent_mask(mask, self.vae_scale_factor).to(masked)
         return Condition(hole[:, None].expand(-1, len(faces), -1, -1), masked, reference)
 

@@ -26,6 +26,7 @@ from latentsync.diffusion.latents import ClipLatents, cached_latents, weights_ke
 from latentsync.diffusion.losses import MouthReader, predicted_latents, region_weights
 from latentsync.diffusion.noise import small_scheduler
 from latentsync.diffusion.pipeline import Condition, LipsyncPipeline
+from latentsync.diffusion.reference import hide_mouth
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.face.mask import latent_mask, mouth_mask
 
@@ -64,6 +65,7 @@ class RunConfig:
     """`timestep_power` below 1 draws more of the noisy end; `token_noise` is a share of the spread."""
 
     audio_dropout: float = 0.1
+    reference_mouth_dropout: float = 0.5
     token_noise: float = 0.1
     timestep_power: float = 0.7
 
@@ -73,6 +75,7 @@ class InferenceConfig:
     inference_steps: int = 4
     guidance_scale: float = 2.0
     paste_region: str = "mouth"
+    hide_reference_mouth: bool = True
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,9 @@ def denoising_losses(
         target = scheduler.get_velocity(batch.latents, noise, timesteps)
     tokens = batch.tokens + config.run.token_noise * batch.tokens.std() * torch.randn_like(batch.tokens)
     tokens = tokens * (torch.rand(B, 1, 1, device=tokens.device) >= config.run.audio_dropout)
-    seen = torch.cat([noisy, mask.expand(B, -1, -1, -1), batch.masked, batch.reference], dim=1)
+    is_hidden = torch.rand(B, 1, 1, 1, device=tokens.device) < config.run.reference_mouth_dropout
+    reference = torch.where(is_hidden, hide_mouth(batch.reference, batch.masked), batch.reference)
+    seen = torch.cat([noisy, mask.expand(B, -1, -1, -1), batch.masked, reference], dim=1)
     prediction = unet(seen[:, :, None], timesteps, tokens[:, None]).sample[:, :, 0].float()
     latent = ((prediction - target).square() * weights).mean()
     alpha_bar = scheduler.alphas_cumprod.to(noisy.device)[timesteps].view(B, 1, 1, 1)
@@ -239,9 +244,9 @@ def read_correlation(
             for array in (prepared.variants[0].latents, prepared.variants[0].masked)
         )
         frames = latents.shape[1]
-        condition = Condition(
-            hole[:, None].expand(-1, frames, -1, -1), masked, latents.roll(frames // 2, dims=1)
-        )
+        reference = latents.roll(frames // 2, dims=1)
+        reference = hide_mouth(reference, masked) if config.inference.hide_reference_mouth else reference
+        condition = Condition(hole[:, None].expand(-1, frames, -1, -1), masked, reference)
         drawn = pipeline.denoise(noise, condition, prepared.tokens.float(), settings).transpose(0, 1)
         told = reader(drawn).numpy()
         for name, column in (("r_aperture", 0), ("r_width", 2)):
@@ -284,6 +289,7 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
             inference_steps=config.inference.inference_steps,
             guidance_scale=config.inference.guidance_scale,
             paste_region=config.inference.paste_region,
+            hide_reference_mouth=config.inference.hide_reference_mouth,
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

@@ -47,7 +47,7 @@ def run_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
         while (item := made.get()) is not END:
             yield item
         if failure:
-            raise failure[0]
+            raise failure.pop()
     finally:
         stop.set()
         thread.join()

@@ -9,8 +9,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
@@ -27,8 +27,8 @@ from latentsync.dubbing.model import load_model
 from latentsync.dubbing.playback import frame_total, play
 from latentsync.dubbing.redraw import Result, redraw, same_noise
 from latentsync.dubbing.report import DubReport, Progress, ProgressCallback, package_versions
-from latentsync.errors import FaceNotFound
-from latentsync.face import Composer, Face, bridge_gaps, make_detector, paste_mask, track
+from latentsync.errors import FaceNotFound, LatentSyncError, MediaError
+from latentsync.face import Composer, Face, Tracked, bridge_gaps, make_detector, paste_mask, track
 from latentsync.media import VideoReader, VideoWriter, check_output, read_audio
 from latentsync.profiling import StageTimer, peak_memory_bytes
 
@@ -62,8 +62,22 @@ class DubSettings:
     def __post_init__(self) -> None:
         if self.duration not in DURATIONS:
             raise ValueError(f"duration {self.duration!r} is unknown; expected one of {', '.join(DURATIONS)}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed {self.seed} is outside [0, 2**63)")
         if not 0 <= self.crf <= 51:
             raise ValueError(f"crf {self.crf} is outside [0, 51]; 18 is visually lossless, higher is smaller")
+
+
+@dataclass
+class FaceCount:
+    """Frames in which the followed face was seen, those beside a gap included."""
+
+    frames: int = 0
+
+    def count(self, tracked: Iterable[Tracked]) -> Iterator[Tracked]:
+        for item in tracked:
+            self.frames += item.face is not None
+            yield item
 
 
 def dub(
@@ -92,15 +106,23 @@ def dub(
             device = pick_device(settings.device)
             pipeline, name = load_model(model, device, pick_dtype(settings.dtype, device))
         seconds = _seconds(settings.duration, Fraction(len(waveform), SAMPLE_RATE_HZ), reader)
-        results = _results(reader, waveform, seconds, pipeline, settings, timer)
-        with _unfinished(output, settings.temp_dir) as target:
-            counts = _write(results, reader, audio, target, seconds, settings, timer, progress)
+        faces = FaceCount()
+        results = _results(reader, waveform, seconds, pipeline, settings, timer, faces)
+        with _unfinished(output.resolve(), settings.temp_dir) as target:
+            try:
+                counts = _write(results, reader, audio, target, seconds, settings, timer, progress)
+            except torch.OutOfMemoryError as error:
+                raise LatentSyncError(
+                    f"out of memory on {pipeline.device} in {pipeline.unet.dtype}: "
+                    "pass --dtype float16 or --device cpu"
+                ) from error
     return DubReport(
         video=str(video),
         audio=str(audio),
         output=str(output),
         model=name,
         **counts,
+        faces_found=faces.frames,
         width=reader.info.width,
         height=reader.info.height,
         fps=float(reader.info.fps),
@@ -130,19 +152,21 @@ def _results(
     pipeline: LipsyncPipeline,
     settings: DubSettings,
     timer: StageTimer,
+    faces: FaceCount,
 ) -> Iterator[Result]:
     """The stream of finished frames."""
     sampling = pipeline.sampling(settings.inference_steps, settings.guidance_scale)
     noise = pipeline.draw_noise(same_noise(settings.seed))
     draw_run = partial(pipeline.stream, noise=noise, settings=sampling)
-    ahead = run_ahead if settings.threads else lambda items, depth: items
+    ahead = run_ahead if settings.threads else lambda items, depth: iter(items)
     windows = pipeline.audio_windows(_padded(waveform, seconds), int(seconds * pipeline.fps) + 2)
     detector = make_detector(settings.detector)
+    shown = timer.each("read", play(reader, seconds))
+    seen = faces.count(track(shown, detector, cache=_detections(reader, seconds)))
+    tracked = ahead(timer.each("track", bridge_gaps(seen)), FRAMES_AHEAD)
     try:
-        shown = timer.each("read", play(reader, seconds))
-        tracked = timer.each("track", bridge_gaps(track(shown, detector, cache=_detections(reader, seconds))))
         results = redraw(
-            timer.each("wait", ahead(tracked, FRAMES_AHEAD)),
+            timer.each("wait", tracked),
             timer.each("hear", windows),
             lambda faces, tokens: timer.each("draw", draw_run(faces, tokens)),
             composer=Composer(
@@ -152,6 +176,7 @@ def _results(
         )
         yield from ahead(timer.each("compose", results), FRAMES_AHEAD)
     finally:
+        tracked.close()  # type: ignore[attr-defined]  # a generator: ends the thread that uses the detector
         detector.close()
 
 
@@ -181,11 +206,11 @@ def _write(
     timer: StageTimer,
     progress: ProgressCallback | None,
 ) -> dict[str, int]:
-    """Encode the stream into `target`; counts frames, faces and redrawn mouths. Raises: FaceNotFound when
+    """Encode the stream into `target`; counts frames and redrawn mouths. Raises: FaceNotFound when
     none had a face.
     """
     info, began, total = reader.info, time.perf_counter(), frame_total(reader, seconds)
-    frames = faces = redrawn = 0
+    frames = redrawn = 0
     rate = {"fps": info.fps, "width": info.width, "height": info.height, "color": info.color}
     writer = VideoWriter(
         target,
@@ -201,7 +226,7 @@ def _write(
             for result in results:
                 with timer("write"):
                     writer.write(result.image, result.time)
-                frames, faces, redrawn = frames + 1, faces + result.has_face, redrawn + result.is_redrawn
+                frames, redrawn = frames + 1, redrawn + result.is_redrawn
                 if progress is not None:
                     progress(Progress(frames, max(total, frames), time.perf_counter() - began))
             if not redrawn:
@@ -214,7 +239,6 @@ def _write(
         results.close()  # type: ignore[attr-defined]  # a generator: ends its threads
     return {
         "frames": frames,
-        "faces_found": faces,
         "frames_redrawn": redrawn,
         "frames_passed_through": frames - redrawn,
     }
@@ -228,16 +252,22 @@ def _unfinished(output: Path, temp_dir: str | Path | None) -> Iterator[Path]:
     if temp_dir is None:
         yield output
         return
-    Path(temp_dir).mkdir(parents=True, exist_ok=True)
+    if not Path(temp_dir).is_dir():
+        raise MediaError(f"the folder {str(temp_dir)!r} for unfinished results does not exist; make it first")
     with tempfile.TemporaryDirectory(prefix="latentsync-", dir=temp_dir) as folder:
-        yield Path(folder) / output.name
-        beside = output.with_name(f".{output.name}.{os.getpid()}.part")
+        grown = Path(folder) / f"result{output.suffix}"
+        yield grown
+        handle, name = tempfile.mkstemp(prefix=".latentsync-", suffix=".part", dir=output.parent)
+        os.close(handle)
         try:
-            shutil.copyfile(Path(folder) / output.name, beside)
-            os.replace(beside, output)
+            shutil.copyfile(grown, name)
+            os.replace(name, output)
+        except OSError as error:
+            raise MediaError(
+                f"the result cannot be moved to {output}: {error.strerror}; is the disk full?"
+            ) from error
         finally:
-            with suppress(FileNotFoundError):
-                beside.unlink()
+            Path(name).unlink(missing_ok=True)
 
 
 def _plain(settings: DubSettings, pipeline: LipsyncPipeline) -> dict[str, object]:

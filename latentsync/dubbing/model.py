@@ -10,7 +10,7 @@ import torch
 import transformers.utils.logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.errors import CheckpointError
@@ -32,7 +32,10 @@ def load_model(
     Raises: CheckpointError for a folder that is missing, incomplete, damaged or of another kind.
     """
     if isinstance(model, LipsyncPipeline):
-        return model.to(device, dtype), str(model.config.get("_name_or_path") or "given pipeline")
+        fits = model.device == device and model.unet.dtype == dtype
+        return model if fits else model.to(device, dtype), str(
+            model.config.get("_name_or_path") or "given pipeline"
+        )
     folder = _local_folder(model)
     _check_index(folder)
     for library in (diffusers, transformers):
@@ -41,10 +44,20 @@ def load_model(
         pipeline = LipsyncPipeline.from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        _check_weights(folder, pipeline)
+        pipeline.to(device)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        NotImplementedError,
+        SafetensorError,
+    ) as error:
         raise CheckpointError(f"model {str(folder)!r} cannot be loaded: {_first_line(error)}") from error
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device), str(model) if model is not None else "latentsync-tiny (embedded default)"
+    return pipeline, str(model) if model is not None else "latentsync-tiny (embedded default)"
 
 
 def _local_folder(model: str | Path | None) -> Path:
@@ -73,6 +86,19 @@ def _local_folder(model: str | Path | None) -> Path:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _check_weights(folder: Path, pipeline: LipsyncPipeline) -> None:
+    """Raise ValueError for a tensor that a part has but its files lack: libraries leave it random."""
+    for part in PARTS:
+        held: set[str] = set()
+        for path in sorted((folder / part).glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                held.update(file.keys())
+        if missing := sorted(set(pipeline.components[part].state_dict()) - held):
+            raise ValueError(
+                f"its {part} lacks {len(missing)} tensor(s), {missing[0]} first; copy the folder again"
+            )
 
 
 def _check_index(folder: Path) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 
 from latentsync.media import Frame, VideoReader
 
+MAX_HOLD_SECONDS = Fraction(1, 5)
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -21,23 +23,37 @@ class Shown:
 
 
 def play(reader: VideoReader, seconds: Fraction) -> Iterator[Shown]:
-    """Frames of `reader` for `seconds`: 0..n-1, then n-2..0, then 1..n-1 and so on; turning frames are not
+    """Frames of `reader` for `seconds`: 0..n-1, then n-2..0, then 1..n-1 and so on; turning frames not
     doubled.
 
     A constant rate stays constant; a variable one keeps the source's own distances, walked in either
-    direction. A frame is shown when at least half of it fits. The clip is never held: backwards it is decoded
-    in chunks.
+    direction, but a frame that is held longer than MAX_HOLD_SECONDS is shown again, so that the lips go on. A
+    frame is shown when at least half of it fits. The clip is never held: backwards it is decoded in chunks.
     """
     interval = 1 / reader.info.fps
-    time, previous = Fraction(0), None
+    shown: Shown | None = None
+    previous = previous_due = Fraction(0)
     for count, frame in enumerate(_ping_pong(reader)):
-        if previous is not None:
-            step = abs(frame.time - previous)
-            time = count * interval if reader.info.constant_frame_rate else time + (step or interval)
+        time = count * interval
+        if shown is not None and not reader.info.constant_frame_rate:
+            due = previous_due + (abs(frame.time - previous) or interval)
+            yield from _held(shown, min(due, seconds), interval)
+            time = due
         if count and time + interval / 2 > seconds:
             return
-        yield Shown(frame.image, frame.index, time)
-        previous = frame.time
+        shown = Shown(frame.image, frame.index, time)
+        previous, previous_due = frame.time, time
+        yield shown
+
+
+def _held(shown: Shown, until: Fraction, interval: Fraction) -> Iterator[Shown]:
+    """`shown` again, every `interval`, while it would stand still for too long."""
+    if until - shown.time <= max(MAX_HOLD_SECONDS, 2 * interval):
+        return
+    time = shown.time + interval
+    while time + interval / 2 <= until:
+        yield Shown(shown.image, shown.index, time)
+        time += interval
 
 
 def frame_total(reader: VideoReader, seconds: Fraction) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentsync.dubbing.fork import fork
 from latentsync.dubbing.playback import Shown
 from latentsync.face import Composer, Tracked, TrackedFace, align, normalize, similarity, template
 from latentsync.media import nearest_tick, resample
@@ -81,7 +82,7 @@ def redraw(
 ) -> Iterator[Result]:
     """Finished frames, in order, one for each of `tracked`; reads ahead as far as `draw_run` needs."""
     sightings = (Sighting(item.frame, item.face) for item in tracked)
-    for_ticks, for_frames = itertools.tee(sightings)
+    for_ticks, for_frames = fork(sightings)
     ticks = resample(for_ticks, Fraction(fps))
     resolution = composer.resolution
     drawn = _Nearby(_drawn_ticks(ticks, audio_windows, draw_run, resolution))
@@ -125,7 +126,7 @@ def _split(run: Iterable, resolution: int, numbers: deque[int]) -> tuple[Iterato
             crop = align([sighting.shown.image], face_matrix(sighting.face, resolution)[None], resolution)
             yield normalize(crop)[0], tokens
 
-    left, right = itertools.tee(pairs())
+    left, right = fork(pairs())
     return (face for face, _ in left), (tokens for _, tokens in right)
 
 
@@ -137,14 +138,18 @@ class _Nearby:
         self.near: deque[Drawn] = deque(maxlen=4)
 
     def find(self, tick: int, shot: int | None) -> Tensor | None:
-        """The face of `tick`, or of the tick beside it when that one belongs to another shot."""
-        if shot is None:
-            return None
+        """The face of `tick`, or of the tick beside it when that one belongs to another shot.
+
+        Called for every frame, with a face or without: the ticks must keep up, or what they have not read
+        piles up.
+        """
         while not self.near or self.near[-1].tick <= tick:
             following = next(self.drawn, None)
             if following is None:
                 break
             self.near.append(following)
+        if shot is None:
+            return None
         own = [item for item in self.near if item.shot == shot and abs(item.tick - tick) <= 1]
         best = min(own, key=lambda item: abs(item.tick - tick), default=None)
         return None if best is None else best.face

@@ -7,6 +7,7 @@ rate is constant, and from which key frame a given frame can be decoded.
 from bisect import bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from av.container import InputContainer
 from av.video.stream import VideoStream
@@ -42,9 +43,21 @@ class Rate:
     is_constant: bool
 
 
+class _Stamp(NamedTuple):
+    """Of a packet, in units of its stream's time base."""
+
+    pts: int | None
+    is_keyframe: bool
+    duration: int
+
+
 def index_frames(container: InputContainer, stream: VideoStream) -> FrameIndex:
     """Read all packets of a clip and note where its frames are."""
-    packets = [packet for packet in packets_of(container, stream) if not packet.is_discard]
+    packets = [  # what is asked of them below, not their data: that would be the whole compressed clip
+        _Stamp(packet.pts, packet.is_keyframe, packet.duration or 0)
+        for packet in packets_of(container, stream)
+        if not packet.is_discard
+    ]
     stamps = [packet.pts for packet in packets if packet.pts is not None]
     is_exact = len(packets) > 0 and len(stamps) == len(packets) == len(set(stamps))
     can_seek = is_exact and not STAMPED_CONTAINERS.isdisjoint(container.format.name.split(","))
@@ -52,7 +65,7 @@ def index_frames(container: InputContainer, stream: VideoStream) -> FrameIndex:
     number = {timestamp: frame for frame, timestamp in enumerate(timestamps)}
     keys = sorted({number[p.pts] for p in packets if p.is_keyframe and p.pts is not None})
     last = max(packets, key=lambda packet: packet.pts or 0, default=None)
-    return FrameIndex(timestamps, keys, (last.duration or 0) if last else 0, is_exact, can_seek)
+    return FrameIndex(timestamps, keys, last.duration if last else 0, is_exact, can_seek)
 
 
 def frame_rate(index: FrameIndex, stream: VideoStream) -> Rate:

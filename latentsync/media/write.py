@@ -34,6 +34,8 @@ def check_output(output: str | Path, inputs: Iterable[str | Path | None] = ()) -
     if output.suffix.lower() not in CONTAINERS:
         allowed = ", ".join(CONTAINERS)
         raise MediaError(f"{output} ends in {output.suffix!r}; name the output with one of {allowed}")
+    if output.exists() and not output.is_file() and not output.is_dir():
+        raise MediaError(f"{output} is neither a file nor free (a pipe or a device?); choose another name")
     if output.is_dir():
         raise MediaError(f"{output} is a folder; give the name of a file in it")
     if not output.parent.is_dir():

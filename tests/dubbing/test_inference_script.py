@@ -22,7 +22,7 @@ def inference(monkeypatch, capsys, model):
     """`inference(*flags) -> (exit code, stderr)`, in this process, with the random model."""
     spec = importlib.util.spec_from_file_location("inference_script", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     spec.loader.exec_module(module)
 
     def run(*flags):
@@ -32,7 +32,16 @@ def inference(monkeypatch, capsys, model):
         return code, capsys.readouterr()
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_wrong_flags_are_one_line(inference, capsys):
+    for flags in (["--video"], ["--nonsense"], ["--duration", "never"]):
+        with pytest.raises(SystemExit) as leaving:
+            inference(*flags)
+        assert leaving.value.code == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def make_bad_inputs(folder, clips):
@@ -167,6 +176,8 @@ def test_ctrl_c_leaves_with_130_and_no_file(model, clips, tmp_path):
         time.sleep(0.2)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)  # impatience must not disturb the cleaning up
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted" in printed and "Traceback" not in printed

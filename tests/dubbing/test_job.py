@@ -100,7 +100,11 @@ def test_frames_without_a_face_pass_through_and_nothing_shifts(model, tmp_path):
     images = [portrait()] * 10 + [empty()] * 5 + [portrait()] * 10
     clip, sound = write_clip(tmp_path / "clip.mp4", images), write_sound(tmp_path / "s.wav", 1.0)
     report = latentsync.dub(clip, sound, tmp_path / "out.mp4", model=model, crf=4)
-    assert (report.frames, report.faces_found) == (25, 18)  # the gap and one frame on either side
+    assert (report.frames, report.faces_found, report.frames_redrawn) == (
+        25,
+        20,
+        18,
+    )  # one beside the gap, too
     assert report.frames_passed_through == 7
     before, _ = frames_of(clip)
     after, _ = frames_of(tmp_path / "out.mp4")
@@ -144,6 +148,7 @@ def test_an_interrupt_leaves_nothing_behind(model, clips, tmp_path):
         if progress.frames == 3:
             raise KeyboardInterrupt
 
+    (tmp_path / "scratch").mkdir()
     for temp_dir in (None, tmp_path / "scratch"):
         with pytest.raises(KeyboardInterrupt):
             latentsync.dub(
@@ -215,3 +220,100 @@ def test_the_job_does_not_disturb_the_global_generator(model, clips, tmp_path):
     torch.manual_seed(5)
     latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=model)
     assert torch.equal(torch.rand(3), wanted)
+
+
+def test_nothing_piles_up_while_no_face_is_seen(model):
+    """Frames wait for their ticks only; a long stretch without a face must not keep them all."""
+    import weakref
+
+    from latentsync.dubbing.playback import Shown
+    from latentsync.dubbing.redraw import redraw
+    from latentsync.face import Composer, Tracked
+
+    alive: list[weakref.ref] = []
+
+    def faceless():
+        for index in range(200):
+            shown = Shown(np.zeros((8, 8, 3), np.uint8), index, Fraction(index, 25))
+            alive.append(weakref.ref(shown))
+            yield Tracked(shown, None)
+
+    most = 0
+    tokens = (torch.zeros(1, 1) for _ in range(300))
+    for result in redraw(faceless(), tokens, lambda faces, tokens: iter(()), composer=Composer(64), fps=25):
+        assert not result.is_redrawn
+        most = max(most, sum(reference() is not None for reference in alive))
+    assert most < 12
+
+
+def test_a_long_hold_of_a_variable_rate_keeps_the_picture_as_long_as_the_sound(model, tmp_path):
+    times = [Fraction(i, 25) for i in range(12)] + [Fraction(12, 25) + 2 + Fraction(i, 25) for i in range(8)]
+    clip = write_clip(tmp_path / "clip.mp4", [portrait()] * 20, 25, times)
+    sound = write_sound(tmp_path / "s.wav", 2.0)
+    latentsync.dub(clip, sound, tmp_path / "out.mp4", model=model)
+    frames, info = frames_of(tmp_path / "out.mp4")
+    assert abs(info.duration_seconds - 2.0) <= float(1 / info.fps)
+    steps = np.diff([float(frame.time) for frame in frames])
+    assert steps.max() < 0.25 and steps.min() > 0
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "audio_encoder"])
+def test_weights_that_lack_a_tensor_are_refused_by_name(model, clips, tmp_path, part):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    path = next((broken / part).glob("*.safetensors"))
+    tensors = load_file(path)
+    lost = sorted(tensors)[0]
+    del tensors[lost]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=part):
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=broken)
+
+
+def test_impossible_numbers_of_a_model_are_refused(model, clips, tmp_path):
+    import json
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    index = json.loads((broken / "model_index.json").read_text())
+    (broken / "model_index.json").write_text(json.dumps({**index, "window": 0}))
+    with pytest.raises(CheckpointError, match="window 0"):
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=broken)
+
+
+def test_no_thread_survives_an_error_in_drawing(model, clips, tmp_path, monkeypatch):
+    import threading
+
+    pipeline = latentsync.LipsyncPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(pipeline, "decode", lambda latents: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", model=pipeline)
+    assert not [thread for thread in threading.enumerate() if thread.name == "run-ahead"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_temporary_folder_and_a_pipe_as_output_are_refused(model, clips, tmp_path):
+    import os
+
+    with pytest.raises(MediaError, match="nowhere"):
+        latentsync.dub(
+            clips / "face.mp4",
+            clips / "speech.wav",
+            tmp_path / "o.mp4",
+            model=model,
+            temp_dir=tmp_path / "nowhere",
+        )
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(MediaError, match="pipe"):
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "pipe.mp4", model=model)
+
+
+def test_a_seed_out_of_range_is_named():
+    with pytest.raises(ValueError, match="seed"):
+        DubSettings(seed=10**20)
