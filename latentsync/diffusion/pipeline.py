@@ -102,6 +102,7 @@ class LipsyncPipeline(DiffusionPipeline):
             hide_reference_mouth=hide_reference_mouth,
         )
         self.resolution, self.fps, self.window = resolution, fps, window
+        self.paste_region, self.hide_reference_mouth = paste_region, hide_reference_mouth
         self.overlap = overlap if unet.is_temporal else 0
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
@@ -217,7 +218,7 @@ class LipsyncPipeline(DiffusionPipeline):
         faces = faces.to(self.device, torch.float32)
         masked = self._encode(faces * mask, generator)
         reference = self._encode(faces, generator)
-        if self.config.hide_reference_mouth:
+        if self.hide_reference_mouth:
             reference = hide_mouth(reference, masked)
         hole = latent_mask(mask, self.vae_scale_factor).to(masked)
         return Condition(hole[:, None].expand(-1, len(faces), -1, -1), masked, reference)

@@ -170,7 +170,7 @@ def _results(
             timer.each("hear", windows),
             lambda faces, tokens: timer.each("draw", draw_run(faces, tokens)),
             composer=Composer(
-                pipeline.resolution, mask=paste_mask(pipeline.resolution, pipeline.config.paste_region)
+                pipeline.resolution, mask=paste_mask(pipeline.resolution, pipeline.paste_region)
             ),
             fps=pipeline.fps,
         )
