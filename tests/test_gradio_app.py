@@ -16,14 +16,8 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-import torch
-from diffusers import AutoencoderKL
 from synthetic import write_sound
-
-from latentsync.diffusion.noise import small_scheduler
-from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.train_audio import AudioConfig, build_encoder
-from latentsync.diffusion.unet import UNet3DConditionModel
+from tiny_pipeline import make_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 PORTRAIT = ROOT / "assets" / "portrait.mp4"
@@ -39,32 +33,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved pipeline of tiny random networks: 32 px faces, two steps."""
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        latent_channels=4,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
-    )
-    unet = UNet3DConditionModel(
-        block_out_channels=(32, 32),
-        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
-        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
-        layers_per_block=1,
-        norm_num_groups=8,
-        cross_attention_dim=16,
-        num_attention_heads=4,
-        use_motion_module=False,
-        use_inflated_groupnorm=True,
-    )
-    encoder = build_encoder(AudioConfig(width=16, heads=2, layers=1, positions=32))
     folder = tmp_path_factory.mktemp("model")
-    pipeline = LipsyncPipeline(
-        vae, encoder, unet, small_scheduler(), resolution=32, inference_steps=2, guidance_scale=1.5
-    )
-    pipeline.save_pretrained(folder)
+    make_pipeline(temporal=False).save_pretrained(folder)
     return folder
 
 

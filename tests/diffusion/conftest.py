@@ -1,57 +1,9 @@
-"""A whole pipeline of random networks, small enough to run in a blink."""
+"""Pipelines of random networks for the tests of this folder."""
 
 import pytest
-import torch
-from diffusers import AutoencoderKL
+from tiny_pipeline import make_pipeline
 
-from latentsync.diffusion.noise import small_scheduler
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.train_audio import AudioConfig, build_encoder
-from latentsync.diffusion.unet import UNet3DConditionModel
-
-
-def make_pipeline(
-    *, temporal: bool, seed: int = 0, resolution: int = 32, window: int = 8, overlap: int = 2
-) -> LipsyncPipeline:
-    torch.manual_seed(seed)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
-        scaling_factor=0.5,
-    )
-    unet = UNet3DConditionModel(
-        block_out_channels=(32, 32),
-        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
-        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
-        layers_per_block=1,
-        norm_num_groups=8,
-        cross_attention_dim=16,
-        num_attention_heads=4,
-        motion_num_attention_heads=4,
-        use_motion_module=temporal,
-        use_inflated_groupnorm=not temporal,
-    )
-    encoder = build_encoder(AudioConfig(width=16, heads=2, layers=1, positions=32))
-    pipeline = LipsyncPipeline(
-        vae,
-        encoder,
-        unet,
-        small_scheduler(),
-        resolution=resolution,
-        window=window,
-        overlap=overlap,
-        inference_steps=2,
-        guidance_scale=1.5,
-    )
-    for part in (vae, unet, encoder):
-        part.eval().requires_grad_(False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @pytest.fixture(scope="session")
