@@ -64,7 +64,11 @@ class LipsyncPipelineOutput(BaseOutput):
 
 class LipsyncPipeline(DiffusionPipeline):
     """The diffusers pipeline of LatentSync: parts `vae`, `audio_encoder`, `unet`, `scheduler`; tensors in,
-    tensors out. `paste_region` says what of a drawn face belongs into a frame, see `face.mask.paste_mask`.
+    tensors out.
+
+    For small models: `paste_region` says what of a drawn face belongs into a frame (`face.mask.paste_mask`),
+    `hide_reference_mouth` hides the reference's lips, and `reference_shift` takes as reference not the frame
+    itself but one so many frames away in the window, whose jaw tells nothing of the frame's own.
     """
 
     model_cpu_offload_seq = "audio_encoder->vae->unet->vae"
@@ -83,6 +87,7 @@ class LipsyncPipeline(DiffusionPipeline):
         guidance_scale: float = 1.5,
         paste_region: str = "hole",
         hide_reference_mouth: bool = False,
+        reference_shift: int = 0,
     ) -> None:
         super().__init__()
         if resolution < 8 or fps < 1 or window < 1 or not 0 <= overlap < window:
@@ -100,9 +105,11 @@ class LipsyncPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             paste_region=paste_region,
             hide_reference_mouth=hide_reference_mouth,
+            reference_shift=reference_shift,
         )
         self.resolution, self.fps, self.window = resolution, fps, window
         self.paste_region, self.hide_reference_mouth = paste_region, hide_reference_mouth
+        self.reference_shift = reference_shift
         self.overlap = overlap if unet.is_temporal else 0
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
@@ -218,6 +225,7 @@ class LipsyncPipeline(DiffusionPipeline):
         faces = faces.to(self.device, torch.float32)
         masked = self._encode(faces * mask, generator)
         reference = self._encode(faces, generator)
+        reference = reference.roll(min(self.reference_shift, len(faces) // 2), dims=1)
         if self.hide_reference_mouth:
             reference = hide_mouth(reference, masked)
         hole = latent_mask(mask, self.vae_scale_factor).to(masked)

@@ -76,6 +76,7 @@ class InferenceConfig:
     guidance_scale: float = 2.0
     paste_region: str = "mouth"
     hide_reference_mouth: bool = True
+    reference_shift: int = 8
 
 
 @dataclass(frozen=True)
@@ -290,6 +291,7 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
             guidance_scale=config.inference.guidance_scale,
             paste_region=config.inference.paste_region,
             hide_reference_mouth=config.inference.hide_reference_mouth,
+            reference_shift=config.inference.reference_shift,
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
