@@ -261,6 +261,7 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
     vae = AutoencoderKL.from_pretrained(config.data.vae).eval().requires_grad_(False)
+    vae.register_to_config(_name_or_path="")  # not the author's disk
     audio_encoder = WhisperModel.from_pretrained(config.data.audio_encoder).eval().requires_grad_(False)
     clips = load_clips(config.data.packed, "train", stride=config.data.clip_stride)
     spread = np.concatenate([clip.mouth_motion() for clip in clips]).std(axis=0)
