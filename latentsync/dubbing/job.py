@@ -29,7 +29,7 @@ from latentsync.dubbing.redraw import Result, redraw, same_noise
 from latentsync.dubbing.report import DubReport, Progress, ProgressCallback, package_versions
 from latentsync.errors import FaceNotFound, LatentSyncError, MediaError
 from latentsync.face import Composer, Face, Tracked, bridge_gaps, make_detector, paste_mask, track
-from latentsync.media import VideoReader, VideoWriter, check_output, read_audio
+from latentsync.media import VideoReader, VideoWriter, check_output, make_part, read_audio
 from latentsync.profiling import StageTimer, peak_memory_bytes
 
 SAMPLE_RATE_HZ = 16_000
@@ -257,17 +257,16 @@ def _unfinished(output: Path, temp_dir: str | Path | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="latentsync-", dir=temp_dir) as folder:
         grown = Path(folder) / f"result{output.suffix}"
         yield grown
-        handle, name = tempfile.mkstemp(prefix=".latentsync-", suffix=".part", dir=output.parent)
-        os.close(handle)
+        part = make_part(output)
         try:
-            shutil.copyfile(grown, name)
-            os.replace(name, output)
+            shutil.copyfile(grown, part)
+            os.replace(part, output)
         except OSError as error:
             raise MediaError(
                 f"the result cannot be moved to {output}: {error.strerror}; is the disk full?"
             ) from error
         finally:
-            Path(name).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
 
 
 def _plain(settings: DubSettings, pipeline: LipsyncPipeline) -> dict[str, object]:

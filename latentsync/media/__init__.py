@@ -6,7 +6,7 @@ from latentsync.media.info import VideoInfo
 from latentsync.media.picture import ColorTags
 from latentsync.media.read import VideoReader
 from latentsync.media.retime import Resampled, nearest_tick, resample
-from latentsync.media.write import VideoWriter, check_output
+from latentsync.media.write import VideoWriter, check_output, make_part
 
 __all__ = [
     "AudioInfo",
@@ -19,6 +19,7 @@ __all__ = [
     "audio_info",
     "check_output",
     "check_soundtrack",
+    "make_part",
     "nearest_tick",
     "read_audio",
     "resample",

@@ -80,7 +80,7 @@ class VideoWriter:
         self._sound: Soundtrack | None = None
         self._reformatter = VideoReformatter()
         self._output: OutputContainer | None = None
-        self._part = _make_part(self.path)
+        self._part = make_part(self.path)
         with self._abort_on_error():
             self._output = _open_output(self._part, CONTAINERS[self.path.suffix.lower()])
             self._output.metadata.update(metadata or {})
@@ -209,7 +209,7 @@ class VideoWriter:
             raise
 
 
-def _make_part(path: Path) -> Path:
+def make_part(path: Path) -> Path:
     """An empty hidden file of a new name in the folder of `path`, so that it can be renamed to it."""
     part = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(6)}.part{path.suffix}").absolute()
     try:
