@@ -190,13 +190,6 @@ class LipsyncPipeline(DiffusionPipeline):
         elif held:
             yield from self._finish(held)
 
-    def redraw(self, faces: Tensor, audio_windows: Tensor, noise: Tensor, settings: Sampling) -> Tensor:
-        """One window, start to end: faces (F, 3, R, R) -> faces; the diagram in five lines."""
-        mask = self.mask()
-        condition = self.encode_condition(faces, mask)
-        latents = self.denoise(noise, condition, audio_windows, settings)
-        return self.compose(self.decode(latents), faces, mask)
-
     def mask(self) -> Tensor:
         """The mouth mask (1, R, R): 1 = keep, 0 = regenerate."""
         return mouth_mask(self.resolution).to(self.device, torch.float32)

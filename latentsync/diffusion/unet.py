@@ -170,7 +170,7 @@ class UNet3DConditionModel(UNetMotionModel):
         nothing. Raises: ValueError for more frames than the motion modules have positions.
         """
         B, _, frames, _, _ = sample.shape
-        if self.has_motion and frames > self.config["motion_max_seq_length"]:
+        if frames > self.config["motion_max_seq_length"] and self.has_motion:
             limit = self.config["motion_max_seq_length"]
             raise ValueError(
                 f"{frames} frames in a window; the motion modules know {limit} positions at most"

@@ -64,11 +64,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished frame: image, time, whether a face was seen in it and whether its mouth was redrawn."""
+    """A finished frame: image, time, and whether its mouth was redrawn."""
 
     image: np.ndarray
     time: Fraction
-    has_face: bool
     is_redrawn: bool
 
 
@@ -93,7 +92,7 @@ def redraw(
             matrix = face_matrix(sighting.face, resolution)
             source = normalize(align([image], matrix[None], resolution))[0]
             image = composer.compose(image, mouth, matrix, source_face=source)
-        yield Result(image, sighting.time, sighting.face is not None, mouth is not None)
+        yield Result(image, sighting.time, mouth is not None)
 
 
 def face_matrix(face: TrackedFace, resolution: int) -> np.ndarray:

@@ -4,6 +4,7 @@ A mask is float (1, R, R): 1 = keep, 0 = draw anew. It is stored as runs of zero
 Faces are uint8 (F, 3, R, R), pixels float in [-1, 1]. Source: ImageProcessor of bytedance/LatentSync.
 """
 
+import functools
 import json
 from importlib.resources import files
 
@@ -19,13 +20,20 @@ MOUTH_ELLIPSE = (0.5, 0.66, 0.34, 0.25)  # centre x, y and radii x, y around lip
 
 def mouth_mask(resolution: int) -> Tensor:
     """The mask float32 (1, R, R); away from 256 its edge is soft, as the released weights saw it."""
+    mask = _stored_mask()
+    if resolution != mask.shape[1]:
+        mask = cv2.resize(mask, (resolution, resolution), interpolation=cv2.INTER_LANCZOS4)
+    return torch.from_numpy(mask)[None].float() / 255
+
+
+@functools.cache
+def _stored_mask() -> np.ndarray:
+    """The mask as it is stored, uint8 (256, 256), 255 = keep; read once, since every window asks for it."""
     stored = json.loads(files("latentsync.face").joinpath("mouth_mask.json").read_text())
     mask = np.full((stored["height"], stored["width"]), 255, np.uint8)
     for row, first, end in stored["zeros"]:
         mask[row, first:end] = 0
-    if resolution != stored["width"]:
-        mask = cv2.resize(mask, (resolution, resolution), interpolation=cv2.INTER_LANCZOS4)
-    return torch.from_numpy(mask)[None].float() / 255
+    return mask
 
 
 def paste_mask(resolution: int, region: str = "hole") -> Tensor:
