@@ -6,7 +6,8 @@ GroupNorm of resnets over all frames of a window, that of motion modules per fra
 frame. Source: bytedance/LatentSync.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from diffusers.models.unets.unet_motion_model import (
 from einops import rearrange
 from torch import Tensor, nn
 
+from latentsync.diffusion.feature_cache import FeatureCache
 from latentsync.diffusion.unet_keys import diffusers_config, rename_upstream
 
 MOTION_NORM_GROUPS = 32  # fixed in upstream's VanillaTemporalModule, whatever norm_num_groups is
@@ -161,13 +163,15 @@ class UNet3DConditionModel(UNetMotionModel):
         timestep: Tensor | float | int,
         encoder_hidden_states: Tensor | None = None,
         *,
+        cache: FeatureCache | None = None,
         return_dict: bool = True,
     ) -> UNetMotionOutput | tuple[Tensor]:
         """Prediction (B, out_channels, F, h, w) for `sample` (B, in_channels, F, h, w) at `timestep`, a
         scalar or (B,).
 
         `encoder_hidden_states`: tokens (B, F, N, D) or (B*F, N, D) with the frame fastest, or None to hear
-        nothing. Raises: ValueError for more frames than the motion modules have positions.
+        nothing. A `cache` gives the deep features of an earlier step, or takes those of this one. Raises:
+        ValueError for more frames than the motion modules have positions.
         """
         B, _, frames, _, _ = sample.shape
         if frames > self.config["motion_max_seq_length"] and self.has_motion:
@@ -182,9 +186,12 @@ class UNet3DConditionModel(UNetMotionModel):
             emb = emb + self.audio_embedding(audio.flatten(1))
         self.window.frames = frames
         x = self.conv_in(rearrange(sample, "b c f h w -> (b f) c h w"))
-        x, skips = self._encode(x, emb, audio, frames)
-        x = self._middle(x, emb, audio, frames)
-        x = self._decode(x, skips, emb, audio, frames)
+        if cache is not None:
+            x = self._with_cache(x, emb, audio, frames, cache)
+        else:
+            x, skips = self._encode(x, emb, audio, frames)
+            x = self._middle(x, emb, audio, frames)
+            x = self._decode(x, skips, emb, audio, frames)
         x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
         x = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
         return UNetMotionOutput(sample=x) if return_dict else (x,)
@@ -237,6 +244,44 @@ class UNet3DConditionModel(UNetMotionModel):
                 **hears,
             )
         return x
+
+    def _with_cache(
+        self, x: Tensor, emb: Tensor, audio: Tensor | None, frames: int, cache: FeatureCache
+    ) -> Tensor:
+        """The body of the network layer by layer, with the state that enters the up layer of skip
+        `cache.branch` taken from, or given to, the cache.
+        """
+        down, up = self._down_layers(), self._up_layers()
+        if cache.branch > len(down):
+            raise ValueError(f"cache branch {cache.branch}: this U-Net has skips 0 to {len(down)} to cut at")
+        skips = [x]
+        for layer in down[: cache.branch] if cache.reuses else down:
+            x = layer(x, emb, audio, frames)
+            skips.append(x)
+        first = len(up) - 1 - cache.branch
+        if cache.reuses and cache.state is not None:
+            x = cache.state
+        else:
+            x = self._middle(x, emb, audio, frames)
+            for layer in up[:first]:
+                x = layer(x, skips, emb, audio, frames)
+            x = cache.keep(x)
+        for layer in up[first:]:
+            x = layer(x, skips, emb, audio, frames)
+        return x
+
+    def _down_layers(self) -> list[Callable[..., Tensor]]:
+        """What makes each skip connection after the first: layers and down-samplers, in order."""
+        layers: list[Callable[..., Tensor]] = []
+        for block in self.down_blocks:
+            layers += [partial(_layer, block, i) for i in range(len(block.resnets))]
+            for sampler in block.downsamplers or ():
+                layers.append(lambda x, emb, audio, frames, sampler=sampler: sampler(x))
+        return layers
+
+    def _up_layers(self) -> list[Callable[..., Tensor]]:
+        """What uses each skip connection, last first; the up-sampler belongs to its block's last layer."""
+        return [partial(_up_layer, block, i) for block in self.up_blocks for i in range(len(block.resnets))]
 
     def _audio_tokens(self, tokens: Tensor) -> Tensor:
         tokens = tokens.flatten(0, 1) if tokens.ndim == 4 else tokens
@@ -291,6 +336,25 @@ def _check_complete(model: UNet3DConditionModel, state_dict: Mapping[str, Tensor
             f"the tensors do not fit the configuration: {len(missing)} missing {missing[:3]}, "
             f"{len(unknown)} unknown {unknown[:3]}"
         )
+
+
+def _layer(block: nn.Module, i: int, x: Tensor, emb: Tensor, audio: Tensor | None, frames: int) -> Tensor:
+    """Resnet, attention where the block has it, motion module: layer `i` of a down or up block."""
+    x = block.resnets[i](x, emb)
+    if _has_attention(block):
+        x = block.attentions[i](x, encoder_hidden_states=audio, return_dict=False)[0]
+    return block.motion_modules[i](x, num_frames=frames)
+
+
+def _up_layer(
+    block: nn.Module, i: int, x: Tensor, skips: list[Tensor], emb: Tensor, audio: Tensor | None, frames: int
+) -> Tensor:
+    """Layer `i` of an up block on the last of `skips`, which it takes, and the up-sampler after the last."""
+    x = _layer(block, i, torch.cat([x, skips.pop()], dim=1), emb, audio, frames)
+    if i == len(block.resnets) - 1:
+        for sampler in block.upsamplers or ():
+            x = sampler(x, skips[-1].shape[2:] if skips else None)
+    return x
 
 
 def _timesteps(timestep: Tensor | float | int, batch: int, device: torch.device) -> Tensor:
