@@ -2,7 +2,8 @@
 at 16 kHz.
 
 `whisper_mel` follows openai/whisper `audio.py` (log_mel_spectrogram), which the released LatentSync weights
-hear.
+hear. `syncnet_mel` follows Rudrabha/Wav2Lip `audio.py` with bytedance/LatentSync's numbers
+(configs/audio.yaml), which its SyncNets hear.
 """
 
 import functools
@@ -17,7 +18,15 @@ SAMPLE_RATE_HZ = 16_000
 WHISPER_FFT = 400
 WHISPER_HOP = 160
 WHISPER_COLUMNS_PER_SECOND = SAMPLE_RATE_HZ // WHISPER_HOP  # 100
-COLUMNS_PER_BLOCK = 6000  # one minute: bounds the memory of the complex spectrum
+SYNCNET_BANDS = 80
+SYNCNET_BAND_EDGES_HZ = (55.0, 7600.0)
+SYNCNET_FFT = 800
+SYNCNET_HOP = 200
+SYNCNET_COLUMNS_PER_SECOND = SAMPLE_RATE_HZ // SYNCNET_HOP  # 80
+SYNCNET_PREEMPHASIS = 0.97
+SYNCNET_FLOOR_DB, SYNCNET_REFERENCE_DB = -100.0, 20.0
+SYNCNET_LIMIT = 4.0
+COLUMNS_PER_BLOCK = 6000  # a minute or more: bounds the memory of the complex spectrum
 
 
 @functools.cache
@@ -52,13 +61,51 @@ def _log_mel_blocks(waveform: Tensor, filters: Tensor) -> Iterator[Tensor]:
     """log10 mel power, block after block of (bands, <= COLUMNS_PER_BLOCK); together T // 160 columns."""
     half = WHISPER_FFT // 2
     padded = F.pad(waveform[None], (half, half), mode="reflect")[0]
-    window = torch.hann_window(WHISPER_FFT, device=waveform.device)
-    columns = waveform.numel() // WHISPER_HOP
     filters = filters.to(waveform.device)
+    for magnitude in _magnitude_blocks(padded, WHISPER_FFT, WHISPER_HOP, waveform.numel() // WHISPER_HOP):
+        yield (filters @ magnitude.square()).clamp(min=1e-10).log10()
+
+
+@functools.cache
+def syncnet_filters() -> Tensor:
+    """Slaney mel filters, (80, 401), float64."""
+    filters = mel_filter_bank(
+        1 + SYNCNET_FFT // 2,
+        SYNCNET_BANDS,
+        *SYNCNET_BAND_EDGES_HZ,
+        SAMPLE_RATE_HZ,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return torch.from_numpy(filters.T).to(torch.float64)
+
+
+def syncnet_mel(waveform: Tensor) -> Tensor:
+    """Mel of a whole recording in decibels, (80, 1 + T // 200), float32 in [-4, 4]; silence is -4.
+
+    Column `i` is centred on sample 200 i, with zeros around the recording; computed in float64, as upstream
+    does.
+
+    Raises: ValueError for a waveform that is not one-dimensional or shorter than one FFT window (50 ms).
+    """
+    if waveform.ndim != 1 or waveform.numel() < SYNCNET_FFT:
+        raise ValueError(f"expected a mono waveform of >= {SYNCNET_FFT} samples, got {tuple(waveform.shape)}")
+    sound = waveform.double()
+    sound = torch.cat([sound[:1], sound[1:] - SYNCNET_PREEMPHASIS * sound[:-1]])
+    padded = F.pad(sound, (SYNCNET_FFT // 2, SYNCNET_FFT // 2))
+    columns = 1 + sound.numel() // SYNCNET_HOP
+    filters = syncnet_filters().to(sound.device)
+    blocks = _magnitude_blocks(padded, SYNCNET_FFT, SYNCNET_HOP, columns)
+    mel = torch.cat([filters @ magnitude for magnitude in blocks], dim=1)
+    decibels = 20 * mel.clamp(min=10 ** (SYNCNET_FLOOR_DB / 20)).log10() - SYNCNET_REFERENCE_DB
+    share = (decibels - SYNCNET_FLOOR_DB) / -SYNCNET_FLOOR_DB  # -100 dB -> 0, 0 dB -> 1
+    return (SYNCNET_LIMIT * (2 * share - 1)).clamp(-SYNCNET_LIMIT, SYNCNET_LIMIT).float()
+
+
+def _magnitude_blocks(padded: Tensor, fft: int, hop: int, columns: int) -> Iterator[Tensor]:
+    """Magnitudes of Hann windows in blocks of (1 + fft // 2, <= COLUMNS_PER_BLOCK); together `columns`."""
+    window = torch.hann_window(fft, dtype=padded.dtype, device=padded.device)
     for start in range(0, columns, COLUMNS_PER_BLOCK):
         stop = min(start + COLUMNS_PER_BLOCK, columns)
-        piece = padded[start * WHISPER_HOP : (stop - 1) * WHISPER_HOP + WHISPER_FFT]
-        spectrum = torch.stft(
-            piece, WHISPER_FFT, WHISPER_HOP, window=window, center=False, return_complex=True
-        )
-        yield (filters @ spectrum.abs().square()).clamp(min=1e-10).log10()
+        piece = padded[start * hop : (stop - 1) * hop + fft]
+        yield torch.stft(piece, fft, hop, window=window, center=False, return_complex=True).abs()

@@ -1,0 +1,109 @@
+"""The mel that SyncNets hear: against reference numbers, and what must hold of any sound."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from latentsync.audio import mel
+from latentsync.audio.mel import syncnet_mel
+
+AUDIO_CONFIG = Path(__file__).parents[2] / "configs" / "audio.yaml"
+
+
+def noise(samples, seed=0):
+    return torch.rand(samples, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def tone(frequency_hz, samples=16000):
+    return 0.5 * torch.sin(2 * torch.pi * frequency_hz * torch.arange(samples, dtype=torch.float64) / 16000)
+
+
+def slaney(frequency_hz):
+    """Slaney's mel scale: straight up to 1 kHz, logarithmic above."""
+    straight = np.asarray(frequency_hz) / (200 / 3)
+    return np.where(straight < 15, straight, 15 + 27 * np.log(np.maximum(straight, 15) / 15) / np.log(6.4))
+
+
+@pytest.mark.golden
+def test_mel_agrees_with_upstream(golden):
+    info, _, tensors = golden("latentsync", "melspectrogram")
+    found = syncnet_mel(torch.from_numpy(tensors["input.waveform"].astype(np.float32) / 32768))
+    wanted = info["outputs"]["melspectrogram"]
+    assert list(found.shape) == wanted["shape"]
+    assert found.dtype == torch.float32
+    found = found.numpy()
+    if "sample" in wanted:  # only a part is stored
+        spec = wanted["sample"]
+        found = found[tuple(slice(a, None, b) for a, b in zip(spec["start"], spec["step"], strict=True))]
+    assert np.abs(found - tensors["output.melspectrogram"]).max() <= 1e-4
+
+
+@pytest.mark.parametrize("samples", [800, 999, 1000, 16000, 16199, 16200])
+def test_there_is_a_column_for_every_200_samples_and_one_more(samples):
+    assert syncnet_mel(noise(samples)).shape == (80, 1 + samples // 200)
+
+
+@pytest.mark.parametrize("loudness", [1e-9, 1e-3, 1.0, 100.0])
+def test_values_stay_within_4_and_are_float32(loudness):
+    for waveform in (noise(16000) * loudness, noise(16000).double() * loudness):
+        columns = syncnet_mel(waveform)
+        assert columns.dtype == torch.float32
+        assert -4 <= columns.min() <= columns.max() <= 4
+
+
+def test_silence_is_the_floor():
+    assert (syncnet_mel(torch.zeros(3200)) == -4).all()
+
+
+@pytest.mark.parametrize("frequency_hz", [100, 440, 990, 2500, 7000])
+def test_a_pure_tone_is_loudest_in_the_band_around_it(frequency_hz):
+    centres = np.linspace(slaney(55), slaney(7600), 82)[1:-1]
+    nearest = int(np.abs(centres - slaney(frequency_hz)).argmin())
+    loudest = syncnet_mel(tone(frequency_hz))[:, 5:-5].argmax(dim=0)
+    assert (loudest - nearest).abs().max() <= 1  # between two centres the narrower band may win
+
+
+def test_ten_times_louder_is_20_db_higher():
+    loud, quiet = syncnet_mel(0.1 * noise(8000)), syncnet_mel(0.01 * noise(8000))
+    inside = (quiet > -4) & (loud < 4)
+    assert inside.float().mean() > 0.99
+    assert (loud - quiet - 20 * 8 / 100)[inside].abs().max() < 1e-4  # 100 dB are 8 units
+
+
+def test_a_later_sound_is_in_later_columns():
+    shifted = syncnet_mel(torch.cat([torch.zeros(3 * 200), noise(8000)]))
+    assert torch.allclose(shifted[:, 3:], syncnet_mel(noise(8000)), atol=1e-6)
+
+
+def test_blocks_add_up_to_the_whole(monkeypatch):
+    whole = syncnet_mel(noise(16000))
+    monkeypatch.setattr(mel, "COLUMNS_PER_BLOCK", 7)
+    assert torch.allclose(syncnet_mel(noise(16000)), whole, atol=1e-6)
+
+
+def test_what_is_no_mono_waveform_of_a_window_is_refused():
+    with pytest.raises(ValueError, match="800"):
+        syncnet_mel(torch.zeros(799))
+    with pytest.raises(ValueError, match=r"\(2, 16000\)"):
+        syncnet_mel(torch.zeros(2, 16000))
+
+
+def test_the_committed_configuration_says_what_is_computed():
+    audio = yaml.safe_load(AUDIO_CONFIG.read_text(encoding="utf-8"))["audio"]
+    constants = {
+        "sample_rate": mel.SAMPLE_RATE_HZ,
+        "num_mels": mel.SYNCNET_BANDS,
+        "n_fft": mel.SYNCNET_FFT,
+        "win_size": mel.SYNCNET_FFT,
+        "hop_size": mel.SYNCNET_HOP,
+        "preemphasis": mel.SYNCNET_PREEMPHASIS,
+        "min_level_db": mel.SYNCNET_FLOOR_DB,
+        "ref_level_db": mel.SYNCNET_REFERENCE_DB,
+        "fmin": mel.SYNCNET_BAND_EDGES_HZ[0],
+        "fmax": mel.SYNCNET_BAND_EDGES_HZ[1],
+        "max_abs_value": mel.SYNCNET_LIMIT,
+    }
+    assert {key: audio[key] for key in constants} == constants
