@@ -10,6 +10,7 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +22,13 @@ from transformers import WhisperModel
 
 from latentsync.audio.whisper import encode_blocks, inner_context
 from latentsync.audio.windows import stream_windows
-from latentsync.diffusion.noise import draw_noise
+from latentsync.diffusion.feature_cache import FeatureCache
+from latentsync.diffusion.noise import draw_noise, released_scheduler
+from latentsync.diffusion.original import download, find_original, open_original
 from latentsync.diffusion.reference import hide_mouth
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.face.mask import latent_mask, mouth_mask
+from latentsync.profiling import stage
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -33,12 +37,24 @@ StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]
 class Sampling:
     """How to denoise: `guidance_scale` above 1 costs a second pass that hears nothing, and opens the mouth
     further.
+
+    `guidance_window`: the share [start, stop) of the steps that are guided, the others hear plainly.
+    `cache_interval`: only every n-th step runs the whole U-Net, the others keep its deep features
+    (`FeatureCache`, cut at skip `cache_branch_id`); 1 is off.
     """
 
     steps: int
     guidance_scale: float = 1.0
     generator: torch.Generator | None = None
     callback_on_step_end: StepCallback | None = None
+    guidance_window: tuple[float, float] = (0.0, 1.0)
+    cache_interval: int = 1
+    cache_branch_id: int = 0
+
+    def is_guided(self, step: int) -> bool:
+        """Whether step `step`, counted from 0, subtracts what is drawn without sound."""
+        start, stop = self.guidance_window
+        return self.guidance_scale != 1.0 and start <= step / self.steps < stop
 
 
 @dataclass(frozen=True)
@@ -110,18 +126,68 @@ class LipsyncPipeline(DiffusionPipeline):
         self.resolution, self.fps, self.window = resolution, fps, window
         self.paste_region, self.hide_reference_mouth = paste_region, hide_reference_mouth
         self.reference_shift = reference_shift
-        self.overlap = overlap if unet.is_temporal else 0
+        self.set_overlap(overlap)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
+    def set_overlap(self, overlap: int) -> None:
+        """Frames that neighbouring windows share; none where frames do not depend on each other. Raises:
+        ValueError outside [0, window).
+        """
+        if not 0 <= overlap < self.window:
+            raise ValueError(f"overlap {overlap} is outside [0, {self.window}), the frames of a window")
+        self.overlap = overlap if self.unet.is_temporal else 0
+
+    @classmethod
+    def from_original(
+        cls,
+        unet_path: str | Path,
+        *,
+        config: str | Path | None = None,
+        whisper: str | Path | None = None,
+        vae: str | Path | None = None,
+        resolution: int | None = None,
+        overlap: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> "LipsyncPipeline":
+        """A pipeline of released files (`latentsync_unet.pt` and what belongs to it), on the CPU in `dtype`.
+
+        The arguments are those of `diffusion.original.open_original`; `overlap` 0 keeps the windows apart, as
+        upstream does. Raises: FileNotFoundError, ConfigError, CheckpointError.
+        """
+        parts = open_original(
+            unet_path, config=config, whisper=whisper, vae=vae, resolution=resolution, dtype=dtype
+        )
+        return cls(
+            parts.vae,
+            parts.audio_encoder,
+            parts.unet,
+            released_scheduler(),
+            resolution=parts.resolution,
+            fps=parts.fps,
+            window=parts.window,
+            overlap=overlap,
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "LipsyncPipeline":
+        """A pipeline of one of our folders, of a folder laid out like a released Hub repository, or of a Hub
+        id of either kind.
+
+        `options` are those of `DiffusionPipeline.from_pretrained`, or of `from_original`.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir() and not folder.is_absolute() and len(folder.parts) == 2:
+            folder = download(folder.as_posix(), options.pop("revision", None))
+        unet = find_original(folder)
+        if unet is not None and not (folder / "model_index.json").is_file():
+            return cls.from_original(unet, **options)
+        return super().from_pretrained(str(folder), **options)
+
     def sampling(
-        self,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        generator: torch.Generator | None = None,
-        callback_on_step_end: StepCallback | None = None,
+        self, steps: int | None = None, guidance_scale: float | None = None, **options: Any
     ) -> Sampling:
-        """`Sampling` with this model's own defaults. Raises: ValueError for less than one step or a negative
-        guidance.
+        """`Sampling` with this model's own steps and guidance where they are None; `options` are its other
+        fields. Raises: ValueError for less than one step or a negative guidance.
         """
         steps = int(self.config.inference_steps) if steps is None else steps
         guidance_scale = float(self.config.guidance_scale) if guidance_scale is None else guidance_scale
@@ -129,7 +195,7 @@ class LipsyncPipeline(DiffusionPipeline):
             raise ValueError(f"inference steps must be at least 1, got {steps}")
         if not 0 <= guidance_scale <= 20:
             raise ValueError(f"guidance scale must be in [0, 20], got {guidance_scale}; 1 to 3 is usual")
-        return Sampling(steps, guidance_scale, generator, callback_on_step_end)
+        return Sampling(steps, guidance_scale, **options)
 
     @torch.no_grad()
     def __call__(
@@ -149,7 +215,12 @@ class LipsyncPipeline(DiffusionPipeline):
             raise ValueError(
                 f"{len(faces)} faces with {len(audio_windows)} audio windows; one window a face is needed"
             )
-        settings = self.sampling(num_inference_steps, guidance_scale, generator, callback_on_step_end)
+        settings = self.sampling(
+            num_inference_steps,
+            guidance_scale,
+            generator=generator,
+            callback_on_step_end=callback_on_step_end,
+        )
         noise = self.draw_noise(generator)
         drawn = torch.stack(list(self.stream(faces, audio_windows, noise, settings)))
         return LipsyncPipelineOutput(faces=self.compose(drawn, faces.to(self.device), self.mask()))
@@ -231,30 +302,40 @@ class LipsyncPipeline(DiffusionPipeline):
         D).
         """
         self.scheduler.set_timesteps(settings.steps, device=self.device)
-        is_guided = settings.guidance_scale != 1.0
         audio = audio_windows.to(self.device, self.unet.dtype)
-        audio = torch.stack([torch.zeros_like(audio), audio]) if is_guided else audio[None]
-        seen = torch.cat([condition.mask, condition.masked, condition.reference])[None].expand(
-            len(audio), -1, -1, -1, -1
-        )
+        audio = torch.stack([torch.zeros_like(audio), audio])
+        seen = torch.cat([condition.mask, condition.masked, condition.reference])[None]
         latents = (
             noise.to(self.device)[None].repeat(1, 1, len(condition), 1, 1) * self.scheduler.init_noise_sigma
         )
+        cache = None
+        if settings.cache_interval > 1:
+            cache = FeatureCache(settings.cache_interval, settings.cache_branch_id)
         extra = self._step_arguments(settings.generator)
         with self.progress_bar(total=settings.steps) as progress:
             for index, t in enumerate(self.scheduler.timesteps):
-                x = self.scheduler.scale_model_input(latents, t).expand(len(audio), -1, -1, -1, -1)
-                prediction = self.unet(torch.cat([x, seen], dim=1), t, audio).sample
-                if is_guided:
-                    deaf, hearing = prediction.chunk(2)
-                    prediction = deaf + settings.guidance_scale * (hearing - deaf)
-                latents = self.scheduler.step(prediction, t, latents, **extra).prev_sample
+                with stage("step"):
+                    x = torch.cat([self.scheduler.scale_model_input(latents, t), seen], dim=1)
+                    is_guided = settings.is_guided(index)
+                    prediction = self._predict(x, t, audio if is_guided else audio[1:], index, cache)
+                    if is_guided:
+                        deaf, hearing = prediction.chunk(2)
+                        prediction = deaf + settings.guidance_scale * (hearing - deaf)
+                    latents = self.scheduler.step(prediction, t, latents, **extra).prev_sample
                 if settings.callback_on_step_end is not None:
                     latents = settings.callback_on_step_end(self, index, t, {"latents": latents}).get(
                         "latents", latents
                     )
                 progress.update()
         return latents[0]
+
+    def _predict(self, x: Tensor, t: Tensor, audio: Tensor, step: int, cache: FeatureCache | None) -> Tensor:
+        """Predictions (B, C, F, h, w) for `x` (1, C, F, h, w) that hear each of `audio` (B, F, N, D)."""
+        x = x.expand(len(audio), -1, -1, -1, -1)
+        if cache is None:
+            return self.unet(x, t, audio).sample
+        cache.begin(step, len(audio) * x.shape[2])
+        return self.unet(x, t, audio, cache=cache).sample
 
     def decode(self, latents: Tensor) -> Tensor:
         """Faces (F, 3, R, R) of latents (C, F, h, w); not clamped."""
@@ -283,8 +364,11 @@ class LipsyncPipeline(DiffusionPipeline):
     ) -> list[Tensor]:
         """Latents (C, h, w) of each frame of one window."""
         faces, tokens = zip(*run, strict=True)
-        condition = self.encode_condition(torch.stack(faces), self.mask())
-        return list(self.denoise(noise, condition, torch.stack(tokens), settings).unbind(1))
+        with stage("encode"):
+            condition = self.encode_condition(torch.stack(faces), self.mask())
+        with stage("denoise"):
+            latents = self.denoise(noise, condition, torch.stack(tokens), settings)
+        return list(latents.unbind(1))
 
     def _blend(self, held: list[Tensor], latents: list[Tensor]) -> list[Tensor]:
         """The older opinion fades out over the frames that two windows share."""
@@ -296,4 +380,6 @@ class LipsyncPipeline(DiffusionPipeline):
     def _finish(self, latents: list[Tensor]) -> Iterator[Tensor]:
         """Decode latents that are final."""
         if latents:
-            yield from self.decode(torch.stack(latents, dim=1)).unbind(0)
+            with stage("decode"):
+                faces = self.decode(torch.stack(latents, dim=1))
+            yield from faces.unbind(0)

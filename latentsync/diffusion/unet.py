@@ -8,13 +8,13 @@ frame. Source: bytedance/LatentSync.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
-from diffusers.models.embeddings import TimestepEmbedding
+from diffusers.models.embeddings import SinusoidalPositionalEmbedding, TimestepEmbedding
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (from_pretrained looks it up here)
 from diffusers.models.unets.unet_motion_model import (
     AnimateDiffTransformer3D,
@@ -25,7 +25,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from latentsync.diffusion.feature_cache import FeatureCache
-from latentsync.diffusion.unet_keys import diffusers_config, rename_upstream
+from latentsync.diffusion.unet_keys import TABLE, diffusers_config, from_upstream_names, to_upstream_names
 
 MOTION_NORM_GROUPS = 32  # fixed in upstream's VanillaTemporalModule, whatever norm_num_groups is
 
@@ -206,12 +206,23 @@ class UNet3DConditionModel(UNetMotionModel):
         Raises: ValueError for a configuration this class does not cover, RuntimeError for tensors that do not
         fit.
         """
-        model = cls(**diffusers_config(model_config))
-        if state_dict is not None:
-            _check_complete(model, state_dict)
-            renamed = {rename_upstream(key): value for key, value in without_tables(state_dict).items()}
-            model.load_state_dict(renamed, strict=False)  # all but the tables, as was just checked
+        arguments = diffusers_config(model_config)
+        if state_dict is None:
+            return cls(**arguments).eval()
+        with torch.device("meta"):  # no memory but the given tensors'
+            model = cls(**arguments)
+        tensors = from_upstream_names(state_dict)
+        _check_complete(model, tensors)
+        model.load_state_dict(tensors, strict=False, assign=True)  # all but tables, as was just checked
+        for module in model.modules():
+            if isinstance(module, SinusoidalPositionalEmbedding) and module.pe.is_meta:
+                _, length, width = module.pe.shape
+                module.pe = SinusoidalPositionalEmbedding(width, length).pe
         return model.eval()
+
+    def upstream_state_dict(self) -> dict[str, Tensor]:
+        """The tensors under upstream's names, as `from_upstream` takes and upstream's code loads them."""
+        return to_upstream_names(self.state_dict())
 
     def _encode(
         self, x: Tensor, emb: Tensor, audio: Tensor | None, frames: int
@@ -322,15 +333,11 @@ class UNet3DConditionModel(UNetMotionModel):
                 module.attn2 = module.norm2 = None
 
 
-def without_tables(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state_dict` without the sinusoidal position tables, which the architecture computes itself."""
-    return {key: value for key, value in state_dict.items() if not key.endswith("pos_encoder.pe")}
-
-
-def _check_complete(model: UNet3DConditionModel, state_dict: Mapping[str, Tensor]) -> None:
-    given = {rename_upstream(key) for key in without_tables(state_dict)}
-    wanted = {key for key in model.state_dict() if not key.endswith("pos_embed.pe")}
-    missing, unknown = sorted(wanted - given), sorted(given - wanted)
+def _check_complete(model: UNet3DConditionModel, tensors: Mapping[str, Tensor]) -> None:
+    """Every tensor but the sinusoidal tables, which the architecture computes itself, and no other."""
+    wanted = set(model.state_dict())
+    missing = sorted(key for key in wanted - set(tensors) if not key.endswith(TABLE))
+    unknown = sorted(set(tensors) - wanted)
     if missing or unknown:
         raise RuntimeError(
             f"the tensors do not fit the configuration: {len(missing)} missing {missing[:3]}, "
@@ -340,10 +347,17 @@ def _check_complete(model: UNet3DConditionModel, state_dict: Mapping[str, Tensor
 
 def _layer(block: nn.Module, i: int, x: Tensor, emb: Tensor, audio: Tensor | None, frames: int) -> Tensor:
     """Resnet, attention where the block has it, motion module: layer `i` of a down or up block."""
-    x = block.resnets[i](x, emb)
+    resnets, motion_modules = _lists(block, "resnets", "motion_modules")
+    x = resnets[i](x, emb)
     if _has_attention(block):
-        x = block.attentions[i](x, encoder_hidden_states=audio, return_dict=False)[0]
-    return block.motion_modules[i](x, num_frames=frames)
+        (attentions,) = _lists(block, "attentions")
+        x = attentions[i](x, encoder_hidden_states=audio, return_dict=False)[0]
+    return motion_modules[i](x, num_frames=frames)
+
+
+def _lists(block: nn.Module, *names: str) -> list[nn.ModuleList]:
+    """Module lists of a block, which torch types as tensors or modules."""
+    return [cast(nn.ModuleList, getattr(block, name)) for name in names]
 
 
 def _up_layer(

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 FIXED = {  # what every released configuration says and this project's class is built for
     "act_fn": "silu",
     "center_input_sample": False,
@@ -83,11 +85,45 @@ def _expect(given: dict[str, Any], fixed: Mapping[str, Any], prefix: str) -> Non
             raise ValueError(f"U-Net configuration {prefix}{key} = {found!r}; only {value!r} is supported")
 
 
-def rename_upstream(key: str) -> str:
+TABLE = (
+    ".pos_embed.pe"  # ours: one sinusoidal table a motion block; upstream keeps it twice, once an attention
+)
+UPSTREAM_TABLES = (".attention_blocks.0.pos_encoder.pe", ".attention_blocks.1.pos_encoder.pe")
+
+
+def from_upstream_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Upstream's tensors under our names; of the two equal position tables of a block, the first."""
+    return {_rename(key): value for key, value in state_dict.items() if not key.endswith(UPSTREAM_TABLES[1])}
+
+
+def to_upstream_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors as upstream's code wants them: `from_upstream_names` backwards."""
+    renamed = {}
+    for key, value in state_dict.items():
+        for name in _names_upstream(key):
+            renamed[name] = value
+    return renamed
+
+
+def _rename(key: str) -> str:
     """Our name of an upstream tensor; all but those of motion modules are the same."""
     if ".motion_modules." not in key:
         return key
-    key = key.replace(".temporal_transformer.", ".")
+    key = key.replace(".temporal_transformer.", ".").replace(UPSTREAM_TABLES[0], TABLE)
     key = re.sub(r"\.attention_blocks\.(\d)\.", lambda m: f".attn{int(m[1]) + 1}.", key)
     key = re.sub(r"\.norms\.(\d)\.", lambda m: f".norm{int(m[1]) + 1}.", key)
     return key.replace(".ff_norm.", ".norm3.")
+
+
+def _names_upstream(key: str) -> list[str]:
+    """Upstream's name, or names, of one of our tensors."""
+    place, motion, rest = key.partition(".motion_modules.")
+    if not motion:
+        return [key]
+    number, rest = rest.split(".", 1)
+    place = f"{place}{motion}{number}.temporal_transformer."
+    if rest.endswith(TABLE):
+        return [place + rest.removesuffix(TABLE) + table for table in UPSTREAM_TABLES]
+    rest = re.sub(r"\.attn(\d)\.", lambda m: f".attention_blocks.{int(m[1]) - 1}.", rest)
+    rest = rest.replace(".norm3.", ".ff_norm.")
+    return [place + re.sub(r"\.norm([12])\.", lambda m: f".norms.{int(m[1]) - 1}.", rest)]

@@ -1,17 +1,16 @@
-"""Which model a job uses: a folder, a Hub id, or a pipeline that is already loaded -> a pipeline on its
-device.
+"""Which model a job uses -> a pipeline on its device: the embedded default, a folder, a Hub id, released
+files, or a pipeline that is already loaded.
 """
 
-import json
 from pathlib import Path
 
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 
+from latentsync.checkpoint import known_release, read_json
+from latentsync.diffusion.original import UNET_FILE, download, find_original
 from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.errors import CheckpointError
 
@@ -22,30 +21,76 @@ PARTS = {  # what a model folder may name; anything else would import code of th
     "unet": {"UNet3DConditionModel"},
 }
 PART_LIBRARIES = {"diffusers", "transformers", "latentsync.diffusion.unet"}
+INDEX = "model_index.json"
 
 
 def load_model(
-    model: str | Path | LipsyncPipeline | None, device: torch.device, dtype: torch.dtype
+    model: str | Path | LipsyncPipeline | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    overlap: int | None = None,
+    **original: str | Path | int | None,
 ) -> tuple[LipsyncPipeline, str]:
-    """The pipeline and its name; None is the embedded default, a name that is no folder a Hub id.
+    """The pipeline and its name.
 
-    Raises: CheckpointError for a folder that is missing, incomplete, damaged or of another kind.
+    `model`: None is the embedded default; a folder of ours or of the released layout, a released U-Net's
+    file, a Hub id of either kind, or a loaded pipeline. `original` says what released files do not: `config`,
+    `whisper`, `vae`, `resolution` of `LipsyncPipeline.from_original`. `overlap`: frames that neighbouring
+    windows share, the model's own number by default. Raises: FileNotFoundError, ConfigError, CheckpointError
+    for a model that is missing, incomplete, damaged or of another kind.
     """
+    original = {name: value for name, value in original.items() if value is not None}
     if isinstance(model, LipsyncPipeline):
         fits = model.device == device and model.unet.dtype == dtype
-        return model if fits else model.to(device, dtype), str(
-            model.config.get("_name_or_path") or "given pipeline"
-        )
-    folder = _local_folder(model)
-    _check_index(folder)
+        name = str(model.config.get("_name_or_path") or "given pipeline")
+        return model if fits else model.to(device, dtype), name
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
+    place = _place(model)
+    unet = place if place.is_file() else find_original(place)
+    if unet is not None and not (place / INDEX).is_file():
+        pipeline = LipsyncPipeline.from_original(unet, dtype=dtype, **original)  # type: ignore[arg-type]
+        name = f"{known.name if (known := known_release(unet)) else unet.name} at {pipeline.resolution} px"
+    else:
+        if original:
+            raise CheckpointError(
+                f"{', '.join(sorted(original))}: only for released files ({UNET_FILE}); model folder "
+                f"{str(place)!r} says it itself"
+            )
+        pipeline = _load_folder(place, dtype)
+        name = str(model) if model is not None else "latentsync-tiny (embedded default)"
+    if overlap is not None:
+        pipeline.set_overlap(overlap)
+    pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, name
+
+
+def _place(model: str | Path | None) -> Path:
+    """The folder or file of a model, downloaded into the Hub's cache when `model` is an id such as
+    owner/name.
+    """
+    path = DEFAULT_MODEL if model is None else Path(model)
+    if path.is_dir() or path.is_file():
+        return path
+    is_id = model is not None and not path.is_absolute() and len(path.parts) == 2 and ".." not in path.parts
+    if not is_id or path.suffix in (".pt", ".pth", ".safetensors"):
+        raise CheckpointError(
+            f"model {str(path)!r} does not exist; pass a model folder, {UNET_FILE}, a Hub id such as "
+            "owner/name, or leave --model out for the embedded default in checkpoints/latentsync-tiny"
+        )
+    return download(path.as_posix())
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> LipsyncPipeline:
+    """The pipeline of a folder in our own layout."""
+    _check_index(folder)
     try:
         pipeline = LipsyncPipeline.from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, use_safetensors=True
         )
         _check_weights(folder, pipeline)
-        pipeline.to(device)
     except (
         OSError,
         ValueError,
@@ -56,32 +101,7 @@ def load_model(
         SafetensorError,
     ) as error:
         raise CheckpointError(f"model {str(folder)!r} cannot be loaded: {_first_line(error)}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline, str(model) if model is not None else "latentsync-tiny (embedded default)"
-
-
-def _local_folder(model: str | Path | None) -> Path:
-    """The folder of a model, downloaded into the Hub's cache when `model` is an id such as owner/name."""
-    folder = DEFAULT_MODEL if model is None else Path(model)
-    if folder.is_dir():
-        return folder
-    if (
-        model is None
-        or folder.exists()
-        or folder.is_absolute()
-        or len(folder.parts) != 2
-        or ".." in folder.parts
-    ):
-        raise CheckpointError(
-            f"model {str(folder)!r} is not a folder; pass a model folder, a Hub id such as owner/name, "
-            "or leave --model out for the embedded default in checkpoints/latentsync-tiny"
-        )
-    try:
-        return Path(snapshot_download(folder.as_posix(), allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise CheckpointError(
-            f"model {str(folder)!r} is neither a folder here nor to be had from the Hub: {_first_line(error)}"
-        ) from error
+    return pipeline
 
 
 def _first_line(error: Exception) -> str:
@@ -103,18 +123,15 @@ def _check_weights(folder: Path, pipeline: LipsyncPipeline) -> None:
 
 def _check_index(folder: Path) -> None:
     """Refuse a folder that is not one of our pipelines before anything in it is imported or loaded."""
-    path = folder / "model_index.json"
+    path = folder / INDEX
     if not path.is_file():
         held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
         raise CheckpointError(
-            f"model folder {str(folder)!r} has no model_index.json (it holds {held}); "
+            f"model folder {str(folder)!r} has neither {INDEX} nor {UNET_FILE} (it holds {held}); "
             "checkpoints/README.md says what fits"
         )
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); copy the model folder again") from error
-    if not isinstance(index, dict) or index.get("_class_name") != "LipsyncPipeline":
+    index = read_json(path)
+    if index.get("_class_name") != "LipsyncPipeline":
         raise CheckpointError(
             f"{path} does not describe a LipsyncPipeline; see checkpoints/README.md for what fits"
         )

@@ -1,0 +1,106 @@
+"""Released files -> one of our model folders (safetensors), and a model's U-Net -> upstream's `.pt`.
+
+Nothing is rounded but by an asked-for dtype: a U-Net that goes into a folder and comes back is bit for bit
+the same.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from latentsync.checkpoint import read_json, read_weights
+from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.diffusion.unet import UNet3DConditionModel
+from latentsync.errors import CheckpointError
+
+PROVENANCE = "provenance.json"  # beside model_index.json: where a converted folder came from
+MAX_SHARD_SIZE = "10GB"
+HASH_BLOCK_BYTES = 1 << 24
+
+
+def to_folder(
+    unet: str | Path,
+    output: str | Path,
+    *,
+    config: str | Path | None = None,
+    whisper: str | Path | None = None,
+    vae: str | Path | None = None,
+    resolution: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write a model folder of released files; `output` appears when it is whole. Arguments as in
+    `LipsyncPipeline.from_original`.
+
+    Raises: FileExistsError when `output` is there already; FileNotFoundError, ConfigError, CheckpointError.
+    """
+    output, unet = Path(output), Path(unet)
+    _refuse_existing(output)
+    pipeline = LipsyncPipeline.from_original(
+        unet, config=config, whisper=whisper, vae=vae, resolution=resolution, dtype=dtype
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        pipeline.save_pretrained(part, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)
+        weights = read_weights(unet)
+        record = {
+            "source": unet.name,
+            "sha256": file_sha256(unet),
+            "release": weights.release.name if weights.release else None,
+            "global_step": weights.extra.get("global_step"),
+            "resolution": pipeline.resolution,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+        (part / PROVENANCE).write_text(json.dumps(record, indent=1) + "\n")
+        part.chmod(0o755)
+        part.rename(output)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return output
+
+
+def to_upstream(folder: str | Path, output: str | Path) -> Path:
+    """Write the U-Net of a model folder as upstream's code loads it: {"global_step", "state_dict"}.
+
+    Raises: FileExistsError when `output` is there already; CheckpointError for a folder without such a U-Net.
+    """
+    folder, output = Path(folder), Path(output)
+    _refuse_existing(output)
+    place = folder / "unet" if (folder / "unet").is_dir() else folder
+    if not (place / "config.json").is_file():
+        raise CheckpointError(f"{str(folder)!r} is no model folder: it has no unet/config.json")
+    unet = UNet3DConditionModel.from_pretrained(str(place), local_files_only=True, use_safetensors=True)
+    if unet.config["audio_tokens"] is not None or unet.config["use_inflated_groupnorm"]:
+        raise CheckpointError(
+            f"the U-Net of {str(folder)!r} has layers that upstream's code does not know (audio positions, "
+            "norms per frame): only U-Nets of the released kind can be written for it"
+        )
+    record = read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
+    held = {"global_step": int(record.get("global_step") or 0), "state_dict": unet.upstream_state_dict()}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.part")
+    try:
+        torch.save(held, part)
+        part.rename(output)
+    finally:
+        part.unlink(missing_ok=True)
+    return output
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _refuse_existing(output: Path) -> None:
+    if output.exists():
+        raise FileExistsError(f"{str(output)!r} is there already; pass another name, or remove it first")
