@@ -37,7 +37,8 @@ READER_STEPS = 600
 @dataclass(frozen=True)
 class DataConfig:
     """Paths, and how much of the footage is encoded: `clip_stride` takes every n-th clip of a speaker,
-    `frame_stride` every n-th frame of a clip; `variants` colours a clip in so many ways.
+    `frame_stride` every n-th frame of a clip; `variants` colours a clip in so many ways. Distances are from
+    the target frame: of the reference at least, of the borrowed visible face from and to.
     """
 
     packed: str = "???"
@@ -48,6 +49,7 @@ class DataConfig:
     clip_stride: dict[str, int] = field(default_factory=dict)
     frame_stride: int = 1
     reference_distance_frames: int = 8
+    context_distance_frames: tuple[int, int] = (4, 25)
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,17 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """`timestep_power` below 1 draws more of the noisy end; `token_noise` is a share of the spread."""
+    """`timestep_power` below 1 draws more of the noisy end; `token_noise` is a share of the spread.
+
+    Noisier than `borrowed_context_above` (a share of the schedule), the visible face is borrowed from another
+    frame: how far the mouth opens is decided there, and cheeks and pose must not tell it, only the sound.
+    """
 
     audio_dropout: float = 0.1
     reference_mouth_dropout: float = 0.5
     token_noise: float = 0.1
     timestep_power: float = 0.7
+    borrowed_context_above: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -109,10 +116,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Batch:
-    """`latents`, `masked`, `reference` (B, C, h, w), `tokens` (B, N, D), `motion` (B, K)."""
+    """`latents`, `masked`, `borrowed`, `reference` (B, C, h, w), `tokens` (B, N, D), `motion` (B, K).
+
+    `masked` is the visible face of the target frame, `borrowed` that of another frame.
+    """
 
     latents: Tensor
     masked: Tensor
+    borrowed: Tensor
     reference: Tensor
     tokens: Tensor
     motion: Tensor
@@ -133,7 +144,13 @@ class LatentData:
             frame = int(rng.integers(clip.frames))
             variant = clip.variants[int(rng.integers(len(clip.variants)))]
             reference = self._reference(frame, clip.frames, rng)
-            latents = (variant.latents[frame], variant.masked[frame], variant.latents[reference])
+            lender = self._lender(frame, clip.frames, rng)
+            latents = (
+                variant.latents[frame],
+                variant.masked[frame],
+                variant.masked[lender],
+                variant.latents[reference],
+            )
             rows.append(
                 (
                     *(torch.from_numpy(np.array(x)).float() for x in latents),
@@ -148,6 +165,15 @@ class LatentData:
         wanted = self.config.data.reference_distance_frames // self.config.data.frame_stride
         distance = min(max(1, wanted), (frames - 1) // 2)
         return int((frame + rng.integers(distance, frames - distance + 1)) % frames)
+
+    def _lender(self, frame: int, frames: int, rng: np.random.Generator) -> int:
+        """A frame near enough to hold the head alike, far enough to say something else."""
+        nearest, farthest = (
+            max(1, distance // self.config.data.frame_stride)
+            for distance in self.config.data.context_distance_frames
+        )
+        others = [f for f in range(frames) if nearest <= abs(f - frame) <= farthest]
+        return int(rng.choice(others)) if others else frame
 
 
 def prepare(
@@ -217,9 +243,11 @@ def denoising_losses(
         target = scheduler.get_velocity(batch.latents, noise, timesteps)
     tokens = batch.tokens + config.run.token_noise * batch.tokens.std() * torch.randn_like(batch.tokens)
     tokens = tokens * (torch.rand(B, 1, 1, device=tokens.device) >= config.run.audio_dropout)
+    is_borrowed = timesteps > config.run.borrowed_context_above * scheduler.config.num_train_timesteps
+    visible = torch.where(is_borrowed.view(B, 1, 1, 1), batch.borrowed, batch.masked)
     is_hidden = torch.rand(B, 1, 1, 1, device=tokens.device) < config.run.reference_mouth_dropout
-    reference = torch.where(is_hidden, hide_mouth(batch.reference, batch.masked), batch.reference)
-    seen = torch.cat([noisy, mask.expand(B, -1, -1, -1), batch.masked, reference], dim=1)
+    reference = torch.where(is_hidden, hide_mouth(batch.reference, visible), batch.reference)
+    seen = torch.cat([noisy, mask.expand(B, -1, -1, -1), visible, reference], dim=1)
     prediction = unet(seen[:, :, None], timesteps, tokens[:, None]).sample[:, :, 0].float()
     latent = ((prediction - target).square() * weights).mean()
     alpha_bar = scheduler.alphas_cumprod.to(noisy.device)[timesteps].view(B, 1, 1, 1)
@@ -233,12 +261,12 @@ def read_correlation(
     pipeline: LipsyncPipeline, reader: MouthReader, clips: list[Prepared], config: TrainUNetConfig
 ) -> Mapping[str, float]:
     """Mean Pearson r of drawn and true mouths on `clips`, read off the latents; the reference is half a clip
-    away.
+    away. `r_own`: with the sound from half a clip away too, what still agrees with the picture's own mouth.
     """
     noise = pipeline.draw_noise(torch.Generator().manual_seed(config.loop.seed))
     settings = pipeline.sampling(config.inference.inference_steps, 1.0)
     hole = latent_mask(mouth_mask(pipeline.resolution), pipeline.vae_scale_factor)
-    scores: dict[str, list[float]] = {"r_aperture": [], "r_width": []}
+    scores: dict[str, list[float]] = {"r_aperture": [], "r_width": [], "r_own": []}
     for prepared in clips:
         latents, masked = (
             torch.from_numpy(np.array(array)).float().transpose(0, 1)
@@ -248,9 +276,12 @@ def read_correlation(
         reference = latents.roll(frames // 2, dims=1)
         reference = hide_mouth(reference, masked) if config.inference.hide_reference_mouth else reference
         condition = Condition(hole[:, None].expand(-1, frames, -1, -1), masked, reference)
-        drawn = pipeline.denoise(noise, condition, prepared.tokens.float(), settings).transpose(0, 1)
-        told = reader(drawn).numpy()
-        for name, column in (("r_aperture", 0), ("r_width", 2)):
+        tokens = prepared.tokens.float()
+        right, wrong = (
+            reader(pipeline.denoise(noise, condition, heard, settings).transpose(0, 1)).numpy()
+            for heard in (tokens, tokens.roll(frames // 2, dims=0))
+        )
+        for name, told, column in (("r_aperture", right, 0), ("r_width", right, 2), ("r_own", wrong, 0)):
             scores[name].append(float(np.corrcoef(told[:, column], prepared.clip.mouth[:, column])[0, 1]))
     return {name: float(np.mean(values)) for name, values in scores.items()}
 

@@ -15,7 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LATENT_FACTOR = 8  # pixels a latent pixel, each way
-MOUTH_ELLIPSE = (0.5, 0.66, 0.34, 0.25)  # centre x, y and radii x, y around lips and jaw, in sides of a face
+MOUTH_ELLIPSE = (
+    0.5,
+    0.675,
+    0.35,
+    0.265,
+)  # centre x, y and radii x, y around lips and chin, in sides of a face
 
 
 def mouth_mask(resolution: int) -> Tensor:

@@ -9,12 +9,22 @@ from accelerate import Accelerator
 from torch import nn
 
 from latentsync.diffusion.augment import Proportions, apply_colour, apply_proportions, draw_colour
-from latentsync.diffusion.dataset import ClipSampler, load_clips
+from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips
 from latentsync.diffusion.fit import LoopConfig, fit, learning_rate_factor
+from latentsync.diffusion.latents import ClipLatents
 from latentsync.diffusion.losses import predicted_latents, region_weights
 from latentsync.diffusion.noise import small_scheduler
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.train import TrainUNetConfig, train_unet
+from latentsync.diffusion.train import (
+    Batch,
+    DataConfig,
+    LatentData,
+    Prepared,
+    RunConfig,
+    TrainUNetConfig,
+    denoising_losses,
+    train_unet,
+)
 from latentsync.diffusion.train_audio import AudioConfig, TrainAudioConfig, train_audio
 from latentsync.diffusion.train_vae import TrainVaeConfig, VaeConfig, train_vae
 from latentsync.errors import MediaError
@@ -208,3 +218,49 @@ def test_three_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
     assert result.shape == faces.shape and torch.isfinite(result).all()
     log = (tmp_path / "unet" / "log.jsonl").read_text()
     assert "r_aperture" in log and "mouth_shape" in log
+
+
+def numbered_clip(name, frames, size=2):
+    """A prepared clip whose visible face of frame i is all i, and whose whole face is all -i."""
+    numbers = np.arange(frames, dtype=np.float16)[:, None, None, None] * np.ones(
+        (1, 1, size, size), np.float16
+    )
+    clip = Clip(name, "ann", "train", np.zeros(0), np.zeros((frames, 1), np.float32), np.zeros(0, np.float32))
+    latents = ClipLatents(latents=-numbers, masked=numbers)
+    return Prepared(clip, [latents], torch.zeros(frames, 3, 4), torch.zeros(frames, 1))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_borrowed_face_comes_from_a_near_but_not_a_next_frame(stride):
+    data_config = DataConfig(frame_stride=stride, context_distance_frames=(4, 10))
+    config = TrainUNetConfig(data=data_config, loop=LoopConfig(batch_size=200))
+    batch = LatentData([numbered_clip("a", 30)], config).draw(0)
+    apart = (batch.borrowed - batch.masked).abs().amax(dim=(1, 2, 3))
+    assert apart.min() == 4 // stride and apart.max() == 10 // stride
+    alone = LatentData([numbered_clip("a", 2)], config).draw(0)
+    assert torch.equal(alone.borrowed, alone.masked)  # too short to borrow from
+
+
+@pytest.mark.parametrize(("above", "sees_borrowed"), [(0.0, True), (0.5, None), (1.0, False)])
+def test_the_visible_face_is_borrowed_where_noise_is_high_only(above, sees_borrowed):
+    seen = {}
+
+    class Network(nn.Module):
+        def forward(self, sample, timesteps, tokens):
+            seen.update(sample=sample, timesteps=timesteps)
+            return type("Out", (), {"sample": sample[:, :1]})
+
+    own, borrowed = torch.zeros(64, 1, 2, 2), torch.ones(64, 1, 2, 2)
+    batch = Batch(own, own, borrowed, own, torch.ones(64, 3, 4), torch.zeros(64, 1))
+    config = TrainUNetConfig(run=RunConfig(borrowed_context_above=above, timestep_power=1.0))
+    parts = {
+        "mask": torch.ones(1, 2, 2),
+        "weights": torch.ones(2, 2),
+        "reader": lambda x: x.mean(dim=(1, 2, 3))[:, None],
+    }
+    torch.manual_seed(0)
+    denoising_losses(Network(), batch, scheduler=small_scheduler(), config=config, **parts)
+    is_borrowed = seen["sample"][:, 2, 0, 0, 0] == 1
+    wanted = seen["timesteps"] > 500 if sees_borrowed is None else torch.full((64,), sees_borrowed)
+    assert torch.equal(is_borrowed, wanted)
+    assert 0 < (seen["timesteps"] > 500).sum() < 64

@@ -11,7 +11,8 @@ from scipy.io import wavfile
 import latentsync
 from latentsync.dubbing import DEFAULT_MODEL
 from latentsync.dubbing.model import load_model
-from latentsync.face import make_detector
+from latentsync.face import align, make_detector, normalize, similarity, template, track
+from latentsync.face.detect import MediaPipeDetector
 from latentsync.media import VideoReader, read_audio
 from latentsync.quality.aperture import measure_lips
 
@@ -63,11 +64,19 @@ def test_the_portraits_lips_move_and_nothing_else_does(dubbed):
     assert change.max() > 15
 
 
+def still_face(resolution: int) -> torch.Tensor:
+    """The first frame of the portrait, aligned, (1, 3, R, R)."""
+    with VideoReader(ASSETS / "portrait.mp4") as reader, MediaPipeDetector() as detector:
+        seen = next(iter(track(reader, detector)))
+    matrix = similarity(seen.face.anchors[None], template(resolution))
+    return normalize(align([seen.frame.image], matrix, resolution))
+
+
 def test_silence_and_speech_give_other_mouths():
     pipeline, name = load_model(None, torch.device("cpu"), torch.float32)
     assert "embedded" in name
     waveform = torch.from_numpy(read_audio(ASSETS / "speech.wav"))
-    faces = torch.zeros(16, 3, pipeline.resolution, pipeline.resolution)
+    faces = still_face(pipeline.resolution).expand(16, -1, -1, -1)
     hole = pipeline.mask() == 0
 
     def drawn(sound):
@@ -78,4 +87,4 @@ def test_silence_and_speech_give_other_mouths():
 
     speech, silence = drawn(waveform[8000:24000]), drawn(torch.full((16000,), 1e-4))
     assert (speech - silence).abs().mean() > 0.02
-    assert speech.diff(dim=0).abs().mean() > 3 * silence.diff(dim=0).abs().mean()
+    assert speech.diff(dim=0).abs().mean() > 2 * silence.diff(dim=0).abs().mean()
