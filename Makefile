@@ -15,7 +15,7 @@ help:  ## what can be made
 $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -r requirements.txt
-	$(BIN)/pip install -q -e '.[dev,web,train]' -c requirements.txt
+	$(BIN)/pip install -q -e '.[dev,web,train,profile]' -c requirements.txt
 	$(BIN)/pip install -q --force-reinstall --no-deps -c requirements.txt opencv-python-headless
 	touch $@
 

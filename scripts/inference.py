@@ -33,8 +33,30 @@ def parse() -> argparse.Namespace:
     add("--video", "--video_path", required=True, help="the talking clip")
     add("--audio", "--audio_path", required=True, help="the soundtrack: any sound file, or a video's sound")
     add("--output", "--video_out_path", required=True, help="the result: .mp4, .mov or .mkv")
-    add("--model", help="model folder or Hub id (default: the embedded checkpoints/latentsync-tiny)")
+    add(
+        "--model",
+        "--inference_ckpt_path",
+        help="model folder, latentsync_unet.pt or Hub id (default: the embedded checkpoints/latentsync-tiny)",
+    )
+    add("--unet_config_path", dest="unet_config", help="YAML of a released U-Net (default: by its tensors)")
+    add("--whisper", help="whisper/tiny.pt of a released U-Net (default: beside it)")
+    add("--vae", help="autoencoder of a released U-Net (default: beside it, else sd-vae-ft-mse of the Hub)")
+    add("--resolution", type=int, help="pixels of a face, for a released U-Net that nothing else identifies")
+    add("--overlap", type=int, help="frames that neighbouring windows share (default: the model's own)")
+    presets = ("reference", "balanced", "fast")
+    add("--preset", choices=presets, help="steps, sampler and cache at once (default: the model's own)")
     add("--inference_steps", type=int, help="denoising steps (default: the model's own)")
+    add("--enable_deepcache", action="store_true", help="reuse the U-Net's deep features between steps")
+    add("--cache_interval", type=int, default=3, help="whole U-Net every n-th step only (default 3)")
+    add("--cache_branch_id", type=int, default=0, help="with the cache: layers run anew, less 1 (default 0)")
+    add("--batch_size", type=int, help="frames through the autoencoder at a time (default: a window)")
+    add(
+        "--guidance_window",
+        type=float,
+        nargs=2,
+        metavar=("START", "STOP"),
+        help="share of the steps that are guided (default: 0 1)",
+    )
     add(
         "--guidance_scale",
         type=float,
@@ -44,7 +66,7 @@ def parse() -> argparse.Namespace:
         "--seed",
         type=int,
         default=1247,
-        help="of the noise; the same seed gives the same result (default 1247)",
+        help="of the noise; the same seed gives the same result, -1 draws one (default 1247)",
     )
     durations = ("audio", "video", "shortest")
     add("--duration", default="audio", choices=durations, help="how long it lasts (default: audio)")
@@ -64,6 +86,16 @@ def parse() -> argparse.Namespace:
     add("--crf", type=int, default=18, help="H.264 quality, 0 to 51, lower is better (default 18)")
     add("--temp_dir", help="existing folder for the unfinished result (default: beside the output)")
     add("--profile", action="store_true", help="print seconds by stage and save them to OUTPUT.report.json")
+    add(
+        "--num_profile_runs",
+        type=int,
+        default=0,
+        help="with --profile: measure so many runs first, in detail, into OUTPUT.profile/ (default 0)",
+    )
+    add(
+        "--profile_memory", action="store_true", help="with --profile: also memory by stage, of 1 run or more"
+    )
+    add("--with_stack", action="store_true", help="with --profile: also a torch.profiler trace with stacks")
     return parser.parse_args()
 
 
@@ -72,19 +104,26 @@ def run(flags: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from latentsync import dub
-    from latentsync.dubbing import Progress
+    from latentsync.dubbing import Progress, profile_dub
 
-    options = {key: value for key, value in vars(flags).items() if key != "profile"}
+    options = dict(vars(flags))
+    is_profiled, memory, with_stack = map(options.pop, ("profile", "profile_memory", "with_stack"))
+    runs = options.pop("num_profile_runs") or int(memory or with_stack)
     with tqdm(unit="frame", disable=None) as bar:
 
         def show(progress: Progress) -> None:
             bar.total = progress.frames_total
             bar.update(progress.frames - bar.n)
 
-        report = dub(**options, progress=show)
-    if flags.profile:
+        if is_profiled and runs:
+            profile = profile_dub(**options, progress=show, runs=runs, memory=memory, with_stack=with_stack)
+            report, told = profile.report, f"{profile.table()}\nplots and numbers: {profile.folder}"
+        else:
+            report = dub(**options, progress=show)
+            told = report.table()
+    if is_profiled:
         report.save(Path(flags.output + ".report.json"))
-        print(report.table())
+        print(told)
     if skipped := report.frames_passed_through:
         print(f"{skipped} of {report.frames} frames had no face to redraw and were left as they were")
     print(f"{report.output}: {report.frames} frames, {report.duration_seconds:.2f} s")

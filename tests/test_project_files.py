@@ -20,6 +20,7 @@ OPTIONAL = {
     "skimage": "eval",
     "tensorboard": "train",
     "psutil": "train",
+    "matplotlib": "profile",
     "ray": "ray",
 }
 

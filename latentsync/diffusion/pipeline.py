@@ -126,6 +126,7 @@ class LipsyncPipeline(DiffusionPipeline):
         self.resolution, self.fps, self.window = resolution, fps, window
         self.paste_region, self.hide_reference_mouth = paste_region, hide_reference_mouth
         self.reference_shift = reference_shift
+        self.frames_at_once = window  # through the autoencoder: fewer take less memory
         self.set_overlap(overlap)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
@@ -340,7 +341,12 @@ class LipsyncPipeline(DiffusionPipeline):
     def decode(self, latents: Tensor) -> Tensor:
         """Faces (F, 3, R, R) of latents (C, F, h, w); not clamped."""
         latents = latents.transpose(0, 1) / self.vae.config.scaling_factor + self._shift
-        return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+        return torch.cat(
+            [
+                self.vae.decode(part).sample.float()
+                for part in latents.to(self.vae.dtype).split(self.frames_at_once)
+            ]
+        )
 
     def compose(self, drawn: Tensor, faces: Tensor, mask: Tensor) -> Tensor:
         """`drawn` inside the hole of `mask`, `faces` outside it."""
@@ -351,8 +357,13 @@ class LipsyncPipeline(DiffusionPipeline):
         return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
 
     def _encode(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
-        posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
-        latents = posterior.mode() if generator is None else posterior.sample(generator)
+        latents = torch.cat(
+            [
+                posterior.mode() if generator is None else posterior.sample(generator)
+                for part in pixels.to(self.vae.dtype).split(self.frames_at_once)
+                for posterior in [self.vae.encode(part).latent_dist]
+            ]
+        )
         return ((latents - self._shift) * self.vae.config.scaling_factor).transpose(0, 1).to(self.unet.dtype)
 
     def _step_arguments(self, generator: torch.Generator | None) -> dict[str, Any]:

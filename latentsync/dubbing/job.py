@@ -5,7 +5,9 @@ read -> track -> draw -> compose -> write, each an iterator of frames: memory do
 length.
 """
 
+import copy
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -21,7 +23,8 @@ import torch
 from torch import Tensor
 
 from latentsync.device import pick_device, pick_dtype
-from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.diffusion.pipeline import LipsyncPipeline, Sampling
+from latentsync.diffusion.presets import PRESETS, with_sampler
 from latentsync.dubbing.background import run_ahead
 from latentsync.dubbing.model import load_model
 from latentsync.dubbing.playback import frame_total, play
@@ -30,9 +33,10 @@ from latentsync.dubbing.report import DubReport, Progress, ProgressCallback, pac
 from latentsync.errors import FaceNotFound, LatentSyncError, MediaError
 from latentsync.face import Composer, Face, Tracked, bridge_gaps, make_detector, paste_mask, track
 from latentsync.media import VideoReader, VideoWriter, check_output, make_part, read_audio
-from latentsync.profiling import StageTimer, peak_memory_bytes
+from latentsync.profiling import Profiler, peak_memory_bytes, stage
 
 SAMPLE_RATE_HZ = 16_000
+RANDOM_SEED = -1  # upstream's word for: any
 DURATIONS = ("audio", "video", "shortest")
 FRAMES_AHEAD = 4
 MAX_CACHED_FRAMES = 5000  # of detections, some 4 kB each
@@ -46,10 +50,27 @@ class DubSettings:
     `duration`: "audio" lasts as long as the soundtrack (the picture goes back and forth when it is shorter),
     "video" as long as the clip, "shortest" as the shorter of both. `temp_dir`: where the unfinished result
     grows, instead of beside `output`.
+
+    `preset` ("reference", "balanced", "fast") sets steps, sampler, cache and guidance window at once
+    (`diffusion.presets`); what is said beside it wins. `enable_deepcache` reuses the deep features of the
+    U-Net on all but every `cache_interval`-th step. `batch_size`: frames that go through the autoencoder at a
+    time, less memory for the same picture. `unet_config`, `whisper`, `vae` and `resolution` belong to
+    released files (`LipsyncPipeline.from_original`). `seed` -1 draws one.
     """
 
     inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_window: tuple[float, float] | None = None
+    preset: str | None = None
+    enable_deepcache: bool = False
+    cache_interval: int = 3
+    cache_branch_id: int = 0
+    batch_size: int | None = None
+    unet_config: str | Path | None = None
+    whisper: str | Path | None = None
+    vae: str | Path | None = None
+    resolution: int | None = None
+    overlap: int | None = None
     seed: int = 1247
     device: str = "auto"
     dtype: str = "auto"
@@ -62,10 +83,45 @@ class DubSettings:
     def __post_init__(self) -> None:
         if self.duration not in DURATIONS:
             raise ValueError(f"duration {self.duration!r} is unknown; expected one of {', '.join(DURATIONS)}")
+        if self.seed == RANDOM_SEED:
+            object.__setattr__(self, "seed", secrets.randbelow(2**31))
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed {self.seed} is outside [0, 2**63)")
+            raise ValueError(f"seed {self.seed} is outside [0, 2**63), and is not -1 (a random one) either")
         if not 0 <= self.crf <= 51:
             raise ValueError(f"crf {self.crf} is outside [0, 51]; 18 is visually lossless, higher is smaller")
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"preset {self.preset!r} is unknown; expected one of {', '.join(PRESETS)}")
+        if self.cache_interval < 1 or self.cache_branch_id < 0:
+            raise ValueError(
+                f"cache interval {self.cache_interval} and branch {self.cache_branch_id}: expected an "
+                "interval of at least 1 step and a branch of at least 0"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch size {self.batch_size}: at least 1 frame goes through the autoencoder")
+        start, stop = self.guidance_window or (0.0, 1.0)
+        if not 0 <= start <= stop <= 1:
+            raise ValueError(
+                f"guidance window {start} to {stop}: expected shares of the steps, 0 <= a <= b <= 1"
+            )
+
+    def original_files(self) -> dict[str, str | Path | int | None]:
+        """What `load_model` is told of released files."""
+        parts = {"config": self.unet_config, "whisper": self.whisper, "vae": self.vae}
+        return {**parts, "resolution": self.resolution}
+
+    def sampling(self, pipeline: LipsyncPipeline) -> Sampling:
+        """How `pipeline` denoises: what was said, else the preset, else the model's own choice."""
+        preset = None if self.preset is None else PRESETS[self.preset]
+        interval = preset.cache_interval if preset else 1
+        window = self.guidance_window or (0.0, preset.guidance_stop if preset else 1.0)
+        steps = preset.steps if preset and self.inference_steps is None else self.inference_steps
+        return pipeline.sampling(
+            steps,
+            self.guidance_scale,
+            guidance_window=window,
+            cache_interval=self.cache_interval if self.enable_deepcache else interval,
+            cache_branch_id=self.cache_branch_id,
+        )
 
 
 @dataclass
@@ -87,30 +143,36 @@ def dub(
     *,
     model: str | Path | LipsyncPipeline | None = None,
     progress: ProgressCallback | None = None,
+    profiler: Profiler | None = None,
     **options: object,
 ) -> DubReport:
     """Write `output`: the clip `video` with lips that say `audio`, and `audio` as its soundtrack.
 
     `model` is a folder, a Hub id or a loaded pipeline; by default the embedded one. `options` are those of
-    `DubSettings`. Raises: FileNotFoundError, MediaError, FaceNotFound, CheckpointError, ValueError; `output`
-    is then as it was before.
+    `DubSettings`. `profiler`, a fresh one, is for a caller who wants more than the report's seconds by stage.
+    Raises: FileNotFoundError, MediaError, FaceNotFound, CheckpointError, ValueError; `output` is then as it
+    was before.
     """
     settings = DubSettings(**options)  # type: ignore[arg-type]  # a wrong name is a TypeError that says so
     video, audio, output = Path(video), Path(audio), Path(output)
     check_output(output, [video, audio])
-    timer, began = StageTimer(), time.perf_counter()
-    with timer("hear"):
+    profiler, began = profiler or Profiler(), time.perf_counter()
+    with profiler("hear"):
         waveform = read_audio(audio, SAMPLE_RATE_HZ)
     with VideoReader(video) as reader:
-        with timer("load"):
+        with profiler("load", on_device=True):
             device = pick_device(settings.device)
-            pipeline, name = load_model(model, device, pick_dtype(settings.dtype, device))
+            dtype = pick_dtype(settings.dtype, device)
+            pipeline, name = load_model(
+                model, device, dtype, overlap=settings.overlap, **settings.original_files()
+            )
+            pipeline = _prepared(pipeline, settings)
         seconds = _seconds(settings.duration, Fraction(len(waveform), SAMPLE_RATE_HZ), reader)
         faces = FaceCount()
-        results = _results(reader, waveform, seconds, pipeline, settings, timer, faces)
+        results = _results(reader, waveform, seconds, pipeline, settings, profiler, faces)
         with _unfinished(output.resolve(), settings.temp_dir) as target:
             try:
-                counts = _write(results, reader, audio, target, seconds, settings, timer, progress)
+                counts = _write(results, reader, audio, target, seconds, settings, profiler, progress)
             except torch.OutOfMemoryError as error:
                 raise LatentSyncError(
                     f"out of memory on {pipeline.device} in {pipeline.unet.dtype}: "
@@ -128,12 +190,24 @@ def dub(
         fps=float(reader.info.fps),
         duration_seconds=float(seconds),
         total_seconds=time.perf_counter() - began,
-        seconds_by_stage=dict(timer.seconds),
+        seconds_by_stage=profiler.seconds_by_stage,
         peak_memory_bytes=peak_memory_bytes(),
         seed=settings.seed,
         settings=_plain(settings, pipeline),
         versions=package_versions(),
     )
+
+
+def _prepared(pipeline: LipsyncPipeline, settings: DubSettings) -> LipsyncPipeline:
+    """The pipeline with the job's sampler and number of frames at a time; a given one is left as it is."""
+    if settings.preset is None and settings.batch_size is None:
+        return pipeline
+    pipeline = copy.copy(pipeline)
+    if settings.preset is not None:
+        pipeline.scheduler = with_sampler(pipeline.scheduler, PRESETS[settings.preset].scheduler)
+    if settings.batch_size is not None:
+        pipeline.frames_at_once = settings.batch_size
+    return pipeline
 
 
 def _seconds(duration: str, audio_seconds: Fraction, reader: VideoReader) -> Fraction:
@@ -151,30 +225,31 @@ def _results(
     seconds: Fraction,
     pipeline: LipsyncPipeline,
     settings: DubSettings,
-    timer: StageTimer,
+    profiler: Profiler,
     faces: FaceCount,
 ) -> Iterator[Result]:
     """The stream of finished frames."""
-    sampling = pipeline.sampling(settings.inference_steps, settings.guidance_scale)
+    sampling = settings.sampling(pipeline)
     noise = pipeline.draw_noise(same_noise(settings.seed))
     draw_run = partial(pipeline.stream, noise=noise, settings=sampling)
     ahead = run_ahead if settings.threads else lambda items, depth: iter(items)
     windows = pipeline.audio_windows(_padded(waveform, seconds), int(seconds * pipeline.fps) + 2)
-    detector = make_detector(settings.detector)
-    shown = timer.each("read", play(reader, seconds))
+    with profiler("load"):
+        detector = make_detector(settings.detector)
+    shown = profiler.each("read", play(reader, seconds))
     seen = faces.count(track(shown, detector, cache=_detections(reader, seconds)))
-    tracked = ahead(timer.each("track", bridge_gaps(seen)), FRAMES_AHEAD)
+    tracked = ahead(profiler.each("track", bridge_gaps(seen)), FRAMES_AHEAD)
     try:
         results = redraw(
-            timer.each("wait", tracked),
-            timer.each("hear", windows),
-            lambda faces, tokens: timer.each("draw", draw_run(faces, tokens)),
+            profiler.each("wait", tracked),
+            profiler.each("hear", windows, on_device=True),
+            lambda faces, tokens: profiler.each("draw", draw_run(faces, tokens), on_device=True),
             composer=Composer(
                 pipeline.resolution, mask=paste_mask(pipeline.resolution, pipeline.paste_region)
             ),
             fps=pipeline.fps,
         )
-        yield from ahead(timer.each("compose", results), FRAMES_AHEAD)
+        yield from ahead(profiler.each("compose", results), FRAMES_AHEAD)
     finally:
         tracked.close()  # type: ignore[attr-defined]  # a generator: ends the thread that uses the detector
         detector.close()
@@ -203,7 +278,7 @@ def _write(
     target: Path,
     seconds: Fraction,
     settings: DubSettings,
-    timer: StageTimer,
+    profiler: Profiler,
     progress: ProgressCallback | None,
 ) -> dict[str, int]:
     """Encode the stream into `target`; counts frames and redrawn mouths. Raises: FaceNotFound when
@@ -224,7 +299,7 @@ def _write(
     try:
         with writer:
             for result in results:
-                with timer("write"):
+                with profiler("write"):
                     writer.write(result.image, result.time)
                 frames, redrawn = frames + 1, redrawn + result.is_redrawn
                 if progress is not None:
@@ -235,6 +310,8 @@ def _write(
                     "a human face, seen from the front for several frames, is needed; "
                     "is it large enough, upright and uncovered?"
                 )
+            with profiler("write"), stage("finish"):
+                writer.close()
     finally:
         results.close()  # type: ignore[attr-defined]  # a generator: ends its threads
     return {
@@ -252,8 +329,7 @@ def _unfinished(output: Path, temp_dir: str | Path | None) -> Iterator[Path]:
     if temp_dir is None:
         yield output
         return
-    if not Path(temp_dir).is_dir():
-        raise MediaError(f"the folder {str(temp_dir)!r} for unfinished results does not exist; make it first")
+    check_temp_dir(temp_dir)
     with tempfile.TemporaryDirectory(prefix="latentsync-", dir=temp_dir) as folder:
         grown = Path(folder) / f"result{output.suffix}"
         yield grown
@@ -269,8 +345,20 @@ def _unfinished(output: Path, temp_dir: str | Path | None) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def check_temp_dir(temp_dir: str | Path | None) -> None:
+    """Make the folder when only its last part is missing. Raises: MediaError when it cannot be had."""
+    if temp_dir is None:
+        return
+    try:
+        Path(temp_dir).mkdir(exist_ok=True)
+    except OSError as error:
+        raise MediaError(
+            f"the folder {str(temp_dir)!r} for unfinished results cannot be had: {error.strerror}"
+        ) from error
+
+
 def _plain(settings: DubSettings, pipeline: LipsyncPipeline) -> dict[str, object]:
-    sampling = pipeline.sampling(settings.inference_steps, settings.guidance_scale)
+    sampling = settings.sampling(pipeline)
     chosen = {"inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
     where = {"device": str(pipeline.device), "dtype": str(pipeline.unet.dtype).removeprefix("torch.")}
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}

@@ -21,6 +21,7 @@ from latentsync.dubbing.fork import fork
 from latentsync.dubbing.playback import Shown
 from latentsync.face import Composer, Tracked, TrackedFace, align, normalize, similarity, template
 from latentsync.media import nearest_tick, resample
+from latentsync.profiling import stage
 
 DrawRun = Callable[[Iterable[Tensor], Iterable[Tensor]], Iterator[Tensor]]
 
@@ -90,7 +91,8 @@ def redraw(
         image = sighting.shown.image
         if mouth is not None and sighting.face is not None:
             matrix = face_matrix(sighting.face, resolution)
-            source = normalize(align([image], matrix[None], resolution))[0]
+            with stage("align"):
+                source = normalize(align([image], matrix[None], resolution))[0]
             image = composer.compose(image, mouth, matrix, source_face=source)
         yield Result(image, sighting.time, mouth is not None)
 
@@ -122,7 +124,8 @@ def _split(run: Iterable, resolution: int, numbers: deque[int]) -> tuple[Iterato
         for tick, tokens in run:
             numbers.append(tick.tick)
             sighting = tick.frame
-            crop = align([sighting.shown.image], face_matrix(sighting.face, resolution)[None], resolution)
+            with stage("align"):
+                crop = align([sighting.shown.image], face_matrix(sighting.face, resolution)[None], resolution)
             yield normalize(crop)[0], tokens
 
     left, right = fork(pairs())

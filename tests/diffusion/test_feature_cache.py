@@ -139,3 +139,28 @@ def test_a_branch_beyond_the_network_is_refused():
     with pytest.raises(ValueError, match="branch 9"):
         unet = small_unet()
         unet(*small_inputs(), cache=FeatureCache(branch=9))
+
+
+def test_the_deepcache_package_works_on_our_pipeline_too(temporal_pipeline):
+    """Its helper hooks blocks by name; its steps are those of our own cache."""
+    helper_class = pytest.importorskip("DeepCache").DeepCacheSDHelper
+    pipeline, generator = temporal_pipeline, torch.Generator().manual_seed(3)
+    faces = torch.rand(8, 3, 32, 32, generator=generator) * 2 - 1
+    windows = torch.randn(8, 20, 16, generator=generator)
+    noise = pipeline.draw_noise(torch.Generator().manual_seed(4))
+
+    def drawn(**options) -> torch.Tensor:
+        settings = pipeline.sampling(6, 1.5, **options)
+        return torch.stack(list(pipeline.stream(faces, windows, noise, settings)))
+
+    ours, plain = drawn(cache_interval=3), drawn()
+    helper = helper_class(pipe=pipeline)
+    helper.set_params(cache_interval=3, cache_branch_id=0)
+    helper.enable()
+    try:
+        theirs = drawn()
+    finally:
+        helper.disable()
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    assert not torch.allclose(ours, plain, atol=1e-3)
+    assert torch.equal(drawn(), plain)  # and it can be taken off again

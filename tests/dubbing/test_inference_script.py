@@ -121,6 +121,15 @@ def test_odd_names_are_just_names(inference, clips, tmp_path, monkeypatch, name)
     assert "draw" in printed.out
 
 
+def test_profiled_runs_come_with_a_table_of_parts_and_files(inference, clips, tmp_path):
+    paths = ("--video", clips / "face.mp4", "--audio", clips / "speech.wav", "--output", tmp_path / "out.mp4")
+    code, printed = inference(*paths, "--profile", "--num_profile_runs", 1)
+    assert code == 0 and "denoise" in printed.out and "1 run(s)" in printed.out
+    assert {path.name for path in tmp_path.iterdir()} == {"out.mp4", "out.mp4.report.json", "out.mp4.profile"}
+    code, printed = inference(*paths, "--profile", "--num_profile_runs", -1)
+    assert code == 2 and printed.err.count("error:") == 1
+
+
 def test_wrong_settings_are_one_line(inference, clips, tmp_path):
     common = (
         "--video",

@@ -1,0 +1,104 @@
+"""Released files through the command lines that people already have."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_released import save_released
+
+import latentsync
+from latentsync.errors import CheckpointError
+from latentsync.media import VideoReader
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory) -> Path:
+    return save_released(tmp_path_factory.mktemp("released"))
+
+
+def upstream_flags(released: Path, clips: Path, output: Path) -> list[str]:
+    """What upstream's inference.sh passes."""
+    return [
+        *("--unet_config_path", str(released / "unet.yaml")),
+        *("--inference_ckpt_path", str(released / "latentsync_unet.pt")),
+        *("--inference_steps", "2", "--guidance_scale", "1.5", "--enable_deepcache"),
+        *("--video_path", str(clips / "face.mp4"), "--audio_path", str(clips / "speech.wav")),
+        *("--video_out_path", str(output), "--temp_dir", str(output.parent / "temp"), "--seed", "1247"),
+    ]
+
+
+@pytest.mark.parametrize("script", ["inference.py", "inference_profiler_optimized.py"])
+def test_upstreams_command_line_runs_unchanged(released, clips, tmp_path, script):
+    output = tmp_path / "out.mp4"
+    command = [sys.executable, SCRIPTS / script, *upstream_flags(released, clips, output)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with VideoReader(output) as reader, VideoReader(clips / "face.mp4") as source:
+        assert (reader.info.width, reader.info.height) == (source.info.width, source.info.height)
+    assert not list((tmp_path / "temp").iterdir())
+
+
+def test_the_report_says_which_weights_at_which_size(released, clips, tmp_path):
+    report = latentsync.dub(
+        clips / "face.mp4",
+        clips / "speech.wav",
+        tmp_path / "out.mp4",
+        model=released / "latentsync_unet.pt",
+        unet_config=released / "unet.yaml",
+        inference_steps=2,
+        enable_deepcache=True,
+        cache_interval=2,
+        batch_size=4,
+        seed=-1,
+    )
+    assert report.model == "latentsync_unet.pt at 64 px"
+    assert report.settings["enable_deepcache"] is True
+    assert report.seed >= 0
+    json.dumps(report.settings)
+
+
+def test_batch_size_changes_no_frame(released, clips, tmp_path):
+    images = []
+    for size in (None, 3):
+        output = tmp_path / f"{size}.mp4"
+        options = {"model": released, "unet_config": released / "unet.yaml", "batch_size": size}
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", output, inference_steps=1, **options)
+        with VideoReader(output) as reader:
+            images.append([frame.image for frame in reader])
+    assert all((a == b).all() for a, b in zip(*images, strict=True))
+
+
+@pytest.mark.parametrize("preset", ["balanced", "fast"])
+def test_presets_run_on_a_job(released, clips, tmp_path, preset):
+    options = {"model": released, "unet_config": released / "unet.yaml", "preset": preset}
+    report = latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", **options)
+    assert report.settings["inference_steps"] < 20
+
+
+def test_what_belongs_to_released_files_is_refused_elsewhere(clips, tmp_path):
+    with pytest.raises(CheckpointError, match="config: only for released files"):
+        latentsync.dub(
+            clips / "face.mp4",
+            clips / "speech.wav",
+            tmp_path / "out.mp4",
+            unet_config="configs/unet/stage2.yaml",
+        )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"preset": "best"}, "preset 'best'"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"cache_interval": 0}, "cache interval 0"),
+        ({"guidance_window": (0.8, 0.2)}, "guidance window"),
+        ({"overlap": 16}, "overlap 16"),
+    ],
+)
+def test_wrong_switches_are_named(clips, tmp_path, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", **wrong)
