@@ -90,7 +90,7 @@ def open_original(
             f"audio_feat_length {list(data.audio_feat_length)} at {data.audio_sample_rate} Hz: only [2, 2] "
             "at 16000 Hz, what every released weight hears, is supported"
         )
-    network = _build_unet(weights, model).to(dtype)
+    network = _build_unet(weights, model)
     beside = weights.path.parent
     heard = read_weights(_whisper_file(whisper, beside, model.cross_attention_dim), expect="whisper")
     if heard.identity.audio_width != model.cross_attention_dim:
@@ -98,8 +98,10 @@ def open_original(
             f"{str(heard.path)!r} is {heard.identity}, but the U-Net hears a width of "
             f"{model.cross_attention_dim}: pass {WHISPER_FILES.get(model.cross_attention_dim, 'its Whisper')}"
         )
-    encoder = from_openai(openai_dims(heard), _encoder_tensors(heard)).to(dtype)
-    autoencoder = open_vae(_vae_place(vae, beside), latent_channels=model.out_channels).to(dtype)
+    encoder = from_openai(openai_dims(heard), _encoder_tensors(heard))
+    autoencoder = open_vae(_vae_place(vae, beside), latent_channels=model.out_channels)
+    for part in (network, encoder, autoencoder):
+        torch.nn.Module.to(part, dtype)  # diffusers' own warns of layers to keep, of which there are none
     release = weights.release
     return OriginalParts(
         unet=network,
