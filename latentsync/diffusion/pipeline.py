@@ -224,7 +224,7 @@ class LipsyncPipeline(DiffusionPipeline):
         )
         noise = self.draw_noise(generator)
         drawn = torch.stack(list(self.stream(faces, audio_windows, noise, settings)))
-        return LipsyncPipelineOutput(faces=self.compose(drawn, faces.to(self.device), self.mask()))
+        return LipsyncPipelineOutput(faces=self.compose(drawn, faces.to(self._execution_device), self.mask()))
 
     def generate(self, faces: Tensor, audio_windows: Tensor, noise: Tensor) -> Tensor:
         """The generator protocol of `dubbing`: faces, sound and noise in, faces out, with the model's own
@@ -264,20 +264,18 @@ class LipsyncPipeline(DiffusionPipeline):
 
     def mask(self) -> Tensor:
         """The mouth mask (1, R, R): 1 = keep, 0 = regenerate."""
-        return mouth_mask(self.resolution).to(self.device, torch.float32)
+        return mouth_mask(self.resolution).to(self._execution_device, torch.float32)
 
     def audio_windows(self, waveform: Tensor, frames: int) -> Iterator[Tensor]:
         """Audio tokens (N, D), one by one, of `frames` video frames of `waveform` (T,) at 16 kHz."""
-        blocks = encode_blocks(
-            waveform.to(self.device), self.audio_encoder, context=inner_context(self.audio_encoder)
-        )
+        blocks = encode_blocks(waveform.cpu(), self.audio_encoder, context=inner_context(self.audio_encoder))
         return stream_windows(blocks, self.fps, frames=frames)
 
     def draw_noise(self, generator: torch.Generator | None = None) -> Tensor:
         """Noise (C, 1, h, w) that every frame of a clip starts from."""
         side = self.resolution // self.vae_scale_factor
         shape = (int(self.vae.config.latent_channels), side, side)
-        return draw_noise(shape, generator, dtype=self.unet.dtype).to(self.device)
+        return draw_noise(shape, generator, dtype=self.unet.dtype).to(self._execution_device)
 
     def encode_condition(
         self, faces: Tensor, mask: Tensor, generator: torch.Generator | None = None
@@ -287,7 +285,7 @@ class LipsyncPipeline(DiffusionPipeline):
         The means of the VAE's posteriors, so that nothing is drawn; with a `generator` samples of them, as
         upstream takes.
         """
-        faces = faces.to(self.device, torch.float32)
+        faces = faces.to(self._execution_device, torch.float32)
         masked = self._encode(faces * mask, generator)
         reference = self._encode(faces, generator)
         reference = reference.roll(min(self.reference_shift, len(faces) // 2), dims=1)
@@ -302,13 +300,14 @@ class LipsyncPipeline(DiffusionPipeline):
         """Latents (C, F, h, w) from `noise` (C, 1, h, w) under `condition`, hearing `audio_windows` (F, N,
         D).
         """
-        self.scheduler.set_timesteps(settings.steps, device=self.device)
-        audio = audio_windows.to(self.device, self.unet.dtype)
+        self.scheduler.set_timesteps(settings.steps, device=self._execution_device)
+        audio = audio_windows.to(self._execution_device, self.unet.dtype)
         audio = torch.stack([torch.zeros_like(audio), audio])
         seen = torch.cat([condition.mask, condition.masked, condition.reference])[None]
         latents = (
-            noise.to(self.device)[None].repeat(1, 1, len(condition), 1, 1) * self.scheduler.init_noise_sigma
-        )
+            noise.to(self._execution_device)[None].repeat(1, 1, len(condition), 1, 1)
+            * self.scheduler.init_noise_sigma
+        ).float()  # steps add up in float32, whatever the network computes in
         cache = None
         if settings.cache_interval > 1:
             cache = FeatureCache(settings.cache_interval, settings.cache_branch_id)
@@ -316,9 +315,9 @@ class LipsyncPipeline(DiffusionPipeline):
         with self.progress_bar(total=settings.steps) as progress:
             for index, t in enumerate(self.scheduler.timesteps):
                 with stage("step"):
-                    x = torch.cat([self.scheduler.scale_model_input(latents, t), seen], dim=1)
+                    x = torch.cat([self.scheduler.scale_model_input(latents, t).to(seen), seen], dim=1)
                     is_guided = settings.is_guided(index)
-                    prediction = self._predict(x, t, audio if is_guided else audio[1:], index, cache)
+                    prediction = self._predict(x, t, audio if is_guided else audio[1:], index, cache).float()
                     if is_guided:
                         deaf, hearing = prediction.chunk(2)
                         prediction = deaf + settings.guidance_scale * (hearing - deaf)

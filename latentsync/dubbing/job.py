@@ -39,6 +39,7 @@ SAMPLE_RATE_HZ = 16_000
 RANDOM_SEED = -1  # upstream's word for: any
 DURATIONS = ("audio", "video", "shortest")
 FRAMES_AHEAD = 4
+WINDOWS_AHEAD = 64  # of audio, some 80 kB each: heard while faces are looked for
 MAX_CACHED_FRAMES = 5000  # of detections, some 4 kB each
 NOTE = "Lips redrawn by a machine (LatentSync): what this person seems to say is not what was recorded."
 
@@ -232,8 +233,9 @@ def _results(
     sampling = settings.sampling(pipeline)
     noise = pipeline.draw_noise(same_noise(settings.seed))
     draw_run = partial(pipeline.stream, noise=noise, settings=sampling)
-    ahead = run_ahead if settings.threads else lambda items, depth: iter(items)
-    windows = pipeline.audio_windows(_padded(waveform, seconds), int(seconds * pipeline.fps) + 2)
+    ahead = run_ahead if settings.threads else lambda items, depth: (item for item in items)
+    tokens = pipeline.audio_windows(_padded(waveform, seconds), int(seconds * pipeline.fps) + 2)
+    windows = ahead(profiler.each("hear", tokens, on_device=True), WINDOWS_AHEAD)
     with profiler("load"):
         detector = make_detector(settings.detector)
     shown = profiler.each("read", play(reader, seconds))
@@ -242,7 +244,7 @@ def _results(
     try:
         results = redraw(
             profiler.each("wait", tracked),
-            profiler.each("hear", windows, on_device=True),
+            windows,
             lambda faces, tokens: profiler.each("draw", draw_run(faces, tokens), on_device=True),
             composer=Composer(
                 pipeline.resolution, mask=paste_mask(pipeline.resolution, pipeline.paste_region)
@@ -251,7 +253,8 @@ def _results(
         )
         yield from ahead(profiler.each("compose", results), FRAMES_AHEAD)
     finally:
-        tracked.close()  # type: ignore[attr-defined]  # a generator: ends the thread that uses the detector
+        for thread in (tracked, windows):
+            thread.close()  # type: ignore[attr-defined]  # a generator: the detector must not be used any more
         detector.close()
 
 
