@@ -50,6 +50,9 @@ def parse() -> argparse.Namespace:
     add("--cache_interval", type=int, default=3, help="whole U-Net every n-th step only (default 3)")
     add("--cache_branch_id", type=int, default=0, help="with the cache: layers run anew, less 1 (default 0)")
     add("--batch_size", type=int, help="frames through the autoencoder at a time (default: a window)")
+    add("--vae_tiling", action="store_true", help="pieces of a frame through the autoencoder: least memory")
+    add("--attention", default="sdpa", choices=("sdpa", "xformers"), help="kernels (default sdpa: torch's)")
+    add("--compile", action="store_true", help="compile the U-Net: a minute or more at first, then faster")
     add(
         "--guidance_window",
         type=float,

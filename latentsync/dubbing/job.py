@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.utils import is_xformers_available
 from torch import Tensor
 
 from latentsync.device import pick_device, pick_dtype
@@ -37,6 +38,7 @@ from latentsync.profiling import Profiler, peak_memory_bytes, stage
 
 SAMPLE_RATE_HZ = 16_000
 RANDOM_SEED = -1  # upstream's word for: any
+ATTENTIONS = ("sdpa", "xformers")
 DURATIONS = ("audio", "video", "shortest")
 FRAMES_AHEAD = 4
 WINDOWS_AHEAD = 64  # of audio, some 80 kB each: heard while faces are looked for
@@ -55,7 +57,9 @@ class DubSettings:
     `preset` ("reference", "balanced", "fast") sets steps, sampler, cache and guidance window at once
     (`diffusion.presets`); what is said beside it wins. `enable_deepcache` reuses the deep features of the
     U-Net on all but every `cache_interval`-th step. `batch_size`: frames that go through the autoencoder at a
-    time, less memory for the same picture. `unet_config`, `whisper`, `vae` and `resolution` belong to
+    time, less memory for the same picture; `vae_tiling` sends pieces of a frame, with faint joints.
+    `attention` is torch's own ("sdpa") or "xformers"; `compile` compiles the U-Net at its first windows, which pays for
+    long clips. `unet_config`, `whisper`, `vae` and `resolution` belong to
     released files (`LipsyncPipeline.from_original`). `seed` -1 draws one.
     """
 
@@ -67,6 +71,9 @@ class DubSettings:
     cache_interval: int = 3
     cache_branch_id: int = 0
     batch_size: int | None = None
+    vae_tiling: bool = False
+    attention: str = "sdpa"
+    compile: bool = False
     unet_config: str | Path | None = None
     whisper: str | Path | None = None
     vae: str | Path | None = None
@@ -96,6 +103,10 @@ class DubSettings:
             raise ValueError(
                 f"cache interval {self.cache_interval} and branch {self.cache_branch_id}: expected an "
                 "interval of at least 1 step and a branch of at least 0"
+            )
+        if self.attention not in ATTENTIONS:
+            raise ValueError(
+                f"attention {self.attention!r} is unknown; expected one of {', '.join(ATTENTIONS)}"
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch size {self.batch_size}: at least 1 frame goes through the autoencoder")
@@ -200,7 +211,19 @@ def dub(
 
 
 def _prepared(pipeline: LipsyncPipeline, settings: DubSettings) -> LipsyncPipeline:
-    """The pipeline with the job's sampler and number of frames at a time; a given one is left as it is."""
+    """The pipeline with the job's sampler and number of frames at a time, a copy that shares its networks;
+    what speeds these up stays with them.
+
+    Raises: ImportError when xformers was asked for and is not installed.
+    """
+    if settings.vae_tiling:
+        pipeline.vae.enable_tiling()
+    if settings.attention == "xformers":
+        if not is_xformers_available():
+            raise ImportError("attention 'xformers' is not installed: pip install xformers, or leave it out")
+        pipeline.unet.enable_xformers_memory_efficient_attention()
+    if settings.compile:
+        pipeline.unet.compile()
     if settings.preset is None and settings.batch_size is None:
         return pipeline
     pipeline = copy.copy(pipeline)

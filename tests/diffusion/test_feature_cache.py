@@ -164,3 +164,21 @@ def test_the_deepcache_package_works_on_our_pipeline_too(temporal_pipeline):
     assert torch.allclose(ours, theirs, atol=1e-4)
     assert not torch.allclose(ours, plain, atol=1e-3)
     assert torch.equal(drawn(), plain)  # and it can be taken off again
+
+
+@pytest.mark.slow
+def test_a_compiled_network_draws_the_same():
+    """Traced by torch.compile, run by its eager backend: what is compiled is the right graph."""
+    unet, (sample, timestep, audio) = small_unet(), small_inputs()
+
+    def steps() -> list[torch.Tensor]:
+        cache, drawn = FeatureCache(interval=2), []
+        with torch.no_grad():
+            for step in range(3):
+                cache.begin(step, 8)
+                drawn.append(unet(sample + step, timestep, audio, cache=cache).sample)
+        return drawn
+
+    plain = steps()
+    unet.compile(backend="eager")
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(plain, steps(), strict=True))

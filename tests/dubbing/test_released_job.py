@@ -98,8 +98,27 @@ def test_what_belongs_to_released_files_is_refused_elsewhere(clips, tmp_path):
         ({"cache_interval": 0}, "cache interval 0"),
         ({"guidance_window": (0.8, 0.2)}, "guidance window"),
         ({"overlap": 16}, "overlap 16"),
+        ({"attention": "magic"}, "attention 'magic'"),
     ],
 )
 def test_wrong_switches_are_named(clips, tmp_path, wrong, words):
     with pytest.raises(ValueError, match=words):
         latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", **wrong)
+
+
+def test_xformers_that_is_missing_says_how_to_install_it(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr("latentsync.dubbing.job.is_xformers_available", lambda: False)
+    with pytest.raises(ImportError, match="pip install xformers"):
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", attention="xformers")
+
+
+def test_tiles_and_compilation_are_asked_of_the_networks(released, clips, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("diffusers.AutoencoderKL.enable_tiling", lambda self: asked.append("tiles"))
+    monkeypatch.setattr(
+        "latentsync.diffusion.unet.UNet3DConditionModel.compile", lambda self: asked.append("compiled")
+    )
+    options = {"model": released, "unet_config": released / "unet.yaml", "inference_steps": 1}
+    options |= {"vae_tiling": True, "compile": True}
+    latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", **options)
+    assert asked == ["tiles", "compiled"]
