@@ -58,9 +58,9 @@ class DubSettings:
     (`diffusion.presets`); what is said beside it wins. `enable_deepcache` reuses the deep features of the
     U-Net on all but every `cache_interval`-th step. `batch_size`: frames that go through the autoencoder at a
     time, less memory for the same picture; `vae_tiling` sends pieces of a frame, with faint joints.
-    `attention` is torch's own ("sdpa") or "xformers"; `compile` compiles the U-Net at its first windows, which pays for
-    long clips. `unet_config`, `whisper`, `vae` and `resolution` belong to
-    released files (`LipsyncPipeline.from_original`). `seed` -1 draws one.
+    `attention` is torch's own ("sdpa") or "xformers"; `compile` compiles the U-Net at its first windows,
+    which pays for long clips. `unet_config`, `whisper`, `vae` and `resolution` belong to released files
+    (`LipsyncPipeline.from_original`). `seed` -1 draws one.
     """
 
     inference_steps: int | None = None
