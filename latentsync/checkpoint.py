@@ -6,8 +6,10 @@ LatentSync 1.5 and 1.6 have the same tensors and the same file name.
 """
 
 import json
+import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +31,20 @@ SAFETENSORS_HEADER_OFFSET = 8
 MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
 STATE_KEYS = ("state_dict", "model_state_dict", "ema_state_dict")
 WRAPPER = "module."  # what DistributedDataParallel puts before every name
+NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+COUNTS = (torch.int64, *NUMBERS)
+UNREADABLE = (  # what torch's readers raise on damaged files
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    ArithmeticError,
+    struct.error,
+)
 OPENAI_DIMS = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")
 
 
@@ -138,12 +154,23 @@ def read_weights(path: str | Path, *, expect: str | None = None) -> Weights:
         raise CheckpointError(
             f"weights {str(path)!r} are a folder; expected a .pt or .safetensors file in it"
         )
+    if os.path.lexists(path) and not path.is_file():
+        raise CheckpointError(
+            f"weights {str(path)!r} are no file (a broken link, or a pipe); pass the file itself"
+        )
     if not path.is_file():
         raise FileNotFoundError(
             f"weights {str(path)!r} do not exist; checkpoints/README.md says where to get them"
         )
     tensors, extra = _tensors_and_rest(path, _load(path))
-    identity = identify(tensors)
+    _check_numbers(path, tensors)
+    try:
+        identity = identify(tensors)
+    except (IndexError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"weights {str(path)!r} have tensors of shapes that no network here has ({_first_line(error)}): "
+            "download the file again"
+        ) from error
     if expect is not None and identity.family != expect:
         wanted = {
             "unet": "a LatentSync U-Net (latentsync_unet.pt)",
@@ -153,6 +180,16 @@ def read_weights(path: str | Path, *, expect: str | None = None) -> Weights:
         }.get(expect, expect)
         raise CheckpointError(f"weights {str(path)!r} hold {identity}; expected {wanted}: pass that file")
     return Weights(path, tensors, identity, extra)
+
+
+def _check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Only real numbers, and counters, that are there."""
+    for name, value in tensors.items():
+        if value.is_meta or value.dtype not in (COUNTS if name.endswith("num_batches_tracked") else NUMBERS):
+            kind = "no values" if value.is_meta else str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"weights {str(path)!r}: {name} has {kind}; expected float32, float16 or bfloat16"
+            )
 
 
 def identify(tensors: Mapping[str, Tensor]) -> Identity:
@@ -258,12 +295,12 @@ def _load_torch(path: Path, *, mmap: bool) -> Any:
         return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        named = f" ({found[1]})" if found else ""
+        what = f"hold more than tensors ({found[1]})" if found else "are damaged, or hold more than tensors"
         raise CheckpointError(
-            f"weights {str(path)!r} hold more than tensors{named}: opening them could run code of "
-            "their author, so they stay closed; ask for a file of tensors (safetensors)"
+            f"weights {str(path)!r} {what}: opening them could run code of their author, so they stay "
+            "closed; download the file again, or ask for one of tensors alone (safetensors)"
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
+    except UNREADABLE as error:
         if mmap and not _is_whole_zip(path):
             raise CheckpointError(
                 f"weights {str(path)!r} are cut short ({path.stat().st_size} bytes): download the file again"
@@ -313,9 +350,9 @@ def _tensors_and_rest(path: Path, held: Any) -> tuple[dict[str, Tensor], dict[st
 
 
 def openai_dims(weights: Weights) -> dict[str, int]:
-    """The sizes of an openai Whisper: those in its file, checked, or read off its tensors.
+    """The sizes of an openai Whisper, read off its tensors.
 
-    Raises: CheckpointError when both are there and disagree.
+    Raises: CheckpointError when the file's own dims say otherwise.
     """
     tensors = weights.tensors
     conv, table = tensors["encoder.conv1.weight"], tensors.get("encoder.positional_embedding")
@@ -331,19 +368,19 @@ def openai_dims(weights: Weights) -> dict[str, int]:
     if not isinstance(given, Mapping):
         return found
     for name in OPENAI_DIMS:
-        if name not in given or (name != "n_audio_head" and int(given[name]) != found[name]):
+        if given.get(name) != found[name]:
             raise CheckpointError(
                 f"weights {str(weights.path)!r}: {name} is {given.get(name)} in the file's dims but "
                 f"{found[name]} in its tensors; download the file again"
             )
-    return {name: int(given[name]) for name in OPENAI_DIMS}
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises: CheckpointError when the file is none."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON ({error}); copy the folder again") from error
     if not isinstance(held, dict):
         raise CheckpointError(f"{path} holds a {type(held).__name__}; expected a JSON object")

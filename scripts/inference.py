@@ -84,7 +84,7 @@ def parse() -> argparse.Namespace:
     add(
         "--dtype",
         default="auto",
-        help="auto, float32, float16, bfloat16 (auto: float16 on CUDA, else float32)",
+        help="auto, float32, float16, bfloat16 (auto: 16 bits where the device is quick at it)",
     )
     add("--crf", type=int, default=18, help="H.264 quality, 0 to 51, lower is better (default 18)")
     add("--temp_dir", help="existing folder for the unfinished result (default: beside the output)")

@@ -67,6 +67,7 @@ WRONG = {
     "code in a .pt": (lambda p: saved(p, {"a": Evil()}), ["more than tensors", "run code"]),
     "code in an old .pt": (lambda p: old_format(p, {"a": Evil()}), ["more than tensors"]),
     "a bare pickle": (lambda p: write(p, pickle.dumps(Evil()) + b" " * 99), ["more than tensors"]),
+    "a pickle of brackets": (lambda p: write(p, b"\x80\x02" + b"(" * 2000 + b"."), ["weights file.pt"]),
     "no state dict": (lambda p: saved(p, {"lr": 0.1, "note": "x" * 100}), ["no tensors", "lr"]),
     "a list": (lambda p: saved(p, [torch.zeros(9)]), ["list", "state dict"]),
     "a folder": (folder, ["folder"]),

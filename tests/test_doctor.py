@@ -35,6 +35,12 @@ def test_a_wrong_file_is_marked_and_named(tmp_path):
     assert found["stable_syncnet.pt"].startswith("!") and "LatentSync U-Net" in found["stable_syncnet.pt"]
 
 
+def test_a_file_of_strange_shapes_is_a_line_of_the_page(tmp_path):
+    save_unet(tmp_path / "latentsync_unet.pt", {**unet_state(), "conv_in.weight": torch.zeros(3)})
+    found, is_good = lines(tmp_path)
+    assert not is_good and "shapes" in found["latentsync_unet.pt"]
+
+
 def test_a_changed_published_file_is_found_by_its_hash(tmp_path):
     folder = tmp_path / "LatentSync-1.6"
     save_unet(folder / "latentsync_unet.pt", unet_state())

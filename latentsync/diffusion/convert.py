@@ -6,11 +6,13 @@ the same.
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from latentsync.checkpoint import read_json, read_weights
 from latentsync.diffusion.pipeline import LipsyncPipeline
@@ -51,7 +53,7 @@ def to_folder(
             "source": unet.name,
             "sha256": file_sha256(unet),
             "release": weights.release.name if weights.release else None,
-            "global_step": weights.extra.get("global_step"),
+            "global_step": _whole(weights.extra.get("global_step")),
             "resolution": pipeline.resolution,
             "dtype": str(dtype).removeprefix("torch."),
         }
@@ -74,14 +76,14 @@ def to_upstream(folder: str | Path, output: str | Path) -> Path:
     place = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (place / "config.json").is_file():
         raise CheckpointError(f"{str(folder)!r} is no model folder: it has no unet/config.json")
-    unet = UNet3DConditionModel.from_pretrained(str(place), local_files_only=True, use_safetensors=True)
+    unet = _stored_unet(place)
     if unet.config["audio_tokens"] is not None or unet.config["use_inflated_groupnorm"]:
         raise CheckpointError(
             f"the U-Net of {str(folder)!r} has layers that upstream's code does not know (audio positions, "
             "norms per frame): only U-Nets of the released kind can be written for it"
         )
     record = read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
-    held = {"global_step": int(record.get("global_step") or 0), "state_dict": unet.upstream_state_dict()}
+    held = {"global_step": _whole(record.get("global_step")) or 0, "state_dict": unet.upstream_state_dict()}
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(f".{output.name}.part")
     try:
@@ -90,6 +92,28 @@ def to_upstream(folder: str | Path, output: str | Path) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return output
+
+
+def _stored_unet(place: Path) -> UNet3DConditionModel:
+    """The U-Net of a folder in the number type it is stored in, with every tensor from its files."""
+    held: set[str] = set()
+    dtype = torch.float32
+    try:
+        for path in sorted(place.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                held.update(file.keys())
+                dtype = file.get_tensor(next(iter(file.keys()))).dtype
+        unet = UNet3DConditionModel.from_pretrained(
+            str(place), local_files_only=True, use_safetensors=True, dtype=dtype
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError, StopIteration) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"the U-Net in {str(place)!r} cannot be loaded: {reason}") from error
+    if missing := sorted(set(unet.state_dict()) - held):
+        raise CheckpointError(
+            f"the U-Net in {str(place)!r} lacks {len(missing)} tensor(s), {missing[0]} first; copy it again"
+        )
+    return unet
 
 
 def file_sha256(path: Path) -> str:
@@ -101,6 +125,11 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _whole(value: object) -> int | None:
+    """A count of steps, None for anything else that a file may say."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def _refuse_existing(output: Path) -> None:
-    if output.exists():
+    if os.path.lexists(output):
         raise FileExistsError(f"{str(output)!r} is there already; pass another name, or remove it first")

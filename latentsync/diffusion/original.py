@@ -46,6 +46,7 @@ VAE_CONFIG: Mapping[str, Any] = {  # of a bare file: what Stable Diffusion 1.5's
     "sample_size": 256,
 }
 SCALING_FACTOR = 0.18215  # what the U-Nets were trained with
+BUILDING = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)  # bad numbers
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 HUB_FILES = ["*.json", "*.safetensors", UNET_FILE, "whisper/*.pt"]
 
@@ -92,13 +93,14 @@ def open_original(
         )
     network = _build_unet(weights, model)
     beside = weights.path.parent
+    _check_window(network, data.num_frames, data.video_fps)
     heard = read_weights(_whisper_file(whisper, beside, model.cross_attention_dim), expect="whisper")
     if heard.identity.audio_width != model.cross_attention_dim:
         raise CheckpointError(
             f"{str(heard.path)!r} is {heard.identity}, but the U-Net hears a width of "
             f"{model.cross_attention_dim}: pass {WHISPER_FILES.get(model.cross_attention_dim, 'its Whisper')}"
         )
-    encoder = from_openai(openai_dims(heard), _encoder_tensors(heard))
+    encoder = _build_whisper(heard)
     autoencoder = open_vae(_vae_place(vae, beside), latent_channels=model.out_channels)
     for part in (network, encoder, autoencoder):
         torch.nn.Module.to(part, dtype)  # diffusers' own warns of layers to keep, of which there are none
@@ -148,8 +150,13 @@ def open_vae(place: str | Path, *, latent_channels: int = 4) -> AutoencoderKL:
                 f"such as {VAE_HUB_ID}"
             )
     weights = read_weights(file, expect="vae")
-    with torch.device("meta"):
-        vae = AutoencoderKL.from_config({**settings, "scaling_factor": SCALING_FACTOR})
+    shift = settings.get("shift_factor")
+    try:
+        settings["shift_factor"] = None if shift is None else float(shift)
+        with torch.device("meta"):
+            vae = AutoencoderKL.from_config({**settings, "scaling_factor": SCALING_FACTOR})
+    except BUILDING as error:
+        raise _misfit(place, error) from error
     if vae.config.latent_channels != latent_channels:
         raise CheckpointError(
             f"autoencoder {str(place)!r} has {vae.config.latent_channels} latent channels, the U-Net expects "
@@ -204,13 +211,13 @@ def _resolution(weights: Weights, config: ReleasedConfig | None, given: int | No
         raise CheckpointError(
             f"resolution {given} was passed, but the configuration says {configured}: pass one"
         )
-    said = given or configured
+    said = configured if given is None else given
     if release is not None and said not in (None, release.resolution):
         raise CheckpointError(
             f"{str(weights.path)!r} is {release.name}, trained at {release.resolution} px, but {said} px was "
             f"asked for: pass {_yaml_for(release)}"
         )
-    size = said or (release.resolution if release else None)
+    size = said if said is not None else release.resolution if release else None
     if size is None:
         raise CheckpointError(
             f"{str(weights.path)!r} ({weights.path.stat().st_size:,} bytes) is no published file, and 1.5 "
@@ -230,9 +237,8 @@ def _build_unet(weights: Weights, model: ReleasedModelConfig) -> UNet3DCondition
         return UNet3DConditionModel.from_upstream(
             ReleasedConfig(model=model).model_section(), weights.tensors
         )
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{str(weights.path)!r} does not fit its configuration: {reason}") from error
+    except BUILDING as error:
+        raise _misfit(weights.path, error) from error
 
 
 def _whisper_file(given: str | Path | None, beside: Path, width: int) -> Path:
@@ -249,9 +255,28 @@ def _whisper_file(given: str | Path | None, beside: Path, width: int) -> Path:
     return path
 
 
-def _encoder_tensors(weights: Weights) -> dict[str, Tensor]:
+def _build_whisper(weights: Weights) -> WhisperModel:
     """A Whisper's encoder; its file may lack the decoder, nothing else."""
-    return {key: value for key, value in weights.tensors.items() if key.startswith("encoder.")}
+    tensors = {key: value for key, value in weights.tensors.items() if key.startswith("encoder.")}
+    try:
+        return from_openai(openai_dims(weights), tensors)
+    except BUILDING as error:
+        raise _misfit(weights.path, error) from error
+
+
+def _check_window(network: UNet3DConditionModel, frames: int, fps: int) -> None:
+    """Raise CheckpointError for a window that the network cannot see at once."""
+    most = int(network.config["motion_max_seq_length"]) if network.has_motion else 1000
+    if not 1 <= frames <= most or fps < 1:
+        raise CheckpointError(
+            f"the configuration's num_frames {frames} at video_fps {fps}: this U-Net sees 1 to {most} frames "
+            "at a time, and released weights 16 at 25"
+        )
+
+
+def _misfit(path: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return CheckpointError(f"{str(path)!r} does not fit its configuration: {reason}")
 
 
 def _vae_place(given: str | Path | None, beside: Path) -> Path:
@@ -291,8 +316,7 @@ def _assign(model: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     try:
         model.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{str(path)!r} does not fit its configuration: {reason}") from error
+        raise _misfit(path, error) from error
 
 
 def _snapshot(hub_id: str, revision: str | None, files: list[str]) -> Path:

@@ -268,7 +268,7 @@ def _results(
         results = redraw(
             profiler.each("wait", tracked),
             windows,
-            lambda faces, tokens: profiler.each("draw", draw_run(faces, tokens), on_device=True),
+            lambda faces, tokens: profiler.each("draw", _finite(draw_run(faces, tokens)), on_device=True),
             composer=Composer(
                 pipeline.resolution, mask=paste_mask(pipeline.resolution, pipeline.paste_region)
             ),
@@ -279,6 +279,17 @@ def _results(
         for thread in (tracked, windows):
             thread.close()  # type: ignore[attr-defined]  # a generator: the detector must not be used any more
         detector.close()
+
+
+def _finite(faces: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The drawn faces. Raises: LatentSyncError for one that is no picture."""
+    for face in faces:
+        if not torch.isfinite(face).all():
+            raise LatentSyncError(
+                "the model drew no picture (NaN): its weights are damaged, or numbers "
+                "overflow; try --dtype float32"
+            )
+        yield face
 
 
 def _detections(reader: VideoReader, seconds: Fraction) -> dict[int, list[Face]] | None:

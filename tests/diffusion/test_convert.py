@@ -1,11 +1,13 @@
 """Weights go into a folder and come back as they were."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_released import save_released
 
 from latentsync.diffusion.convert import to_folder, to_upstream
@@ -96,3 +98,40 @@ def test_the_script_converts_and_refuses(released, tmp_path):
     refused = run(unet, tmp_path / "model", "--unet_config_path", released / "unet.yaml")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error:") and "there already" in refused.stderr
+
+
+def test_half_precision_comes_back_as_half_precision(released, tmp_path):
+    half = to_folder(
+        released / "latentsync_unet.pt", tmp_path / "half", config=released / "unet.yaml", dtype=torch.float16
+    )
+    back = torch.load(to_upstream(half, tmp_path / "back.pt"), weights_only=True)["state_dict"]
+    stored = torch.load(released / "latentsync_unet.pt", weights_only=True)["state_dict"]
+    assert all(
+        back[key].dtype == torch.float16 and torch.equal(back[key], stored[key].half()) for key in stored
+    )
+
+
+def test_a_folder_that_lacks_a_tensor_is_not_exported(folder, tmp_path):
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    path = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    del state["conv_norm_out.weight"]
+    save_file(state, path)
+    with pytest.raises(CheckpointError, match=r"lacks 1 tensor.*conv_norm_out\.weight"):
+        to_upstream(broken, tmp_path / "u.pt")
+    assert not (tmp_path / "u.pt").exists()
+
+
+@pytest.mark.parametrize("step", [torch.tensor(3), [1], "abc", float("nan"), True])
+def test_a_strange_count_of_steps_is_dropped(released, tmp_path, step):
+    state = torch.load(released / "latentsync_unet.pt", weights_only=True)["state_dict"]
+    shutil.copytree(released, tmp_path / "r")
+    torch.save({"global_step": step, "state_dict": state}, tmp_path / "r" / "latentsync_unet.pt")
+    made = to_folder(tmp_path / "r" / "latentsync_unet.pt", tmp_path / "m", config=released / "unet.yaml")
+    assert torch.load(to_upstream(made, tmp_path / "b.pt"), weights_only=True)["global_step"] == 0
+
+
+def test_a_dangling_link_as_target_is_refused_first(released, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="link"):
+        to_folder(released / "latentsync_unet.pt", tmp_path / "link", config=released / "unet.yaml")

@@ -1,5 +1,7 @@
 """Released files become pipelines: whole, lean, and refused where they do not belong together."""
 
+import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -257,6 +259,64 @@ WRONG = {
         {"vae": lambda d: save_unet(d / "v.pt", unet_state())},
         ["LatentSync U-Net", "autoencoder"],
     ),
+    "whisper without a tensor": (
+        lambda d: save_unet(d / "u.pt", unet_state()),
+        {"whisper": lambda d: _whisper(d / "w.pt", without="encoder.ln_post.bias")},
+        ["w.pt", "layer_norm.bias"],
+    ),
+    "whisper of other dims than its tensors": (
+        lambda d: save_unet(d / "u.pt", unet_state()),
+        {"whisper": lambda d: _whisper(d / "w.pt", n_audio_head=-6)},
+        ["w.pt", "n_audio_head is -6"],
+    ),
+    "whisper of unreadable dims": (
+        lambda d: save_unet(d / "u.pt", unet_state()),
+        {"whisper": lambda d: _whisper(d / "w.pt", n_mels=None)},
+        ["w.pt", "n_mels is None"],
+    ),
+    "autoencoder of nonsense": (
+        lambda d: save_unet(d / "u.pt", unet_state()),
+        {"vae": lambda d: _vae_config(d / "v", norm_num_groups=0)},
+        ["does not fit its configuration", "/v"],
+    ),
+    "autoencoder with a word for a shift": (
+        lambda d: save_unet(d / "u.pt", unet_state()),
+        {"vae": lambda d: _vae_config(d / "v", shift_factor="abc")},
+        ["/v", "'abc'"],
+    ),
+    "no heads": (
+        lambda d: save_unet(d / "u.pt", unet_state()),
+        {"config": lambda d: save_config(d / "c.yaml", attention_head_dim=0)},
+        ["u.pt", "does not fit its configuration"],
+    ),
+    "more frames than positions": (
+        lambda d: save_unet(d / "u.pt", unet_state()),
+        {"config": lambda d: _with_data(d / "c.yaml", num_frames=99)},
+        ["num_frames 99", "1 to 24"],
+    ),
+    "resolution nought": (
+        lambda d: save_unet(d / "u.pt", unet_state()),
+        {"config": lambda d: save_config(d / "c.yaml", resolution=0)},
+        ["resolution 0 is not"],
+    ),
+    "a vector where a convolution should be": (
+        lambda d: save_unet(d / "u.pt", {**unet_state(), "conv_in.weight": torch.zeros(3)}),
+        {},
+        ["u.pt", "shapes that no network here has"],
+    ),
+    "complex numbers": (
+        lambda d: save_unet(
+            d / "u.pt", {**unet_state(), "conv_out.bias": torch.zeros(4, dtype=torch.complex64)}
+        ),
+        {},
+        ["conv_out.bias has complex64", "float32"],
+    ),
+    "tensors without values": (
+        lambda d: save_unet(d / "u.pt", {**unet_state(), "conv_out.bias": torch.zeros(4, device="meta")}),
+        {},
+        ["conv_out.bias has no values"],
+    ),
+    "a pipe for a file": (lambda d: _pipe(d / "u.pt"), {}, ["are no file"]),
     "other audio context": (
         lambda d: save_unet(d / "u.pt", unet_state()),
         {"config": lambda d: _with_data(d / "c.yaml", audio_feat_length=[3, 3])},
@@ -269,6 +329,25 @@ def _config_only(folder: Path) -> Path:
     save_vae(folder)
     (folder / "diffusion_pytorch_model.safetensors").unlink()
     return folder
+
+
+def _vae_config(folder: Path, **changes: object) -> Path:
+    save_vae(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+def _whisper(path: Path, *, without: str = "", **dims: object) -> Path:
+    held = torch.load(save_whisper(path), weights_only=True)
+    held["model_state_dict"].pop(without, None)
+    torch.save({**held, "dims": {**held["dims"], **dims}}, path)
+    return path
+
+
+def _pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
 
 
 def _with_data(path: Path, **data: object) -> Path:

@@ -1,15 +1,17 @@
 """Released files through the command lines that people already have."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_released import save_released
 
 import latentsync
-from latentsync.errors import CheckpointError
+from latentsync.errors import CheckpointError, LatentSyncError
 from latentsync.media import VideoReader
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -122,3 +124,15 @@ def test_tiles_and_compilation_are_asked_of_the_networks(released, clips, tmp_pa
     options |= {"vae_tiling": True, "compile": True}
     latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", **options)
     assert asked == ["tiles", "compiled"]
+
+
+def test_weights_that_are_no_numbers_end_the_job_in_words(released, clips, tmp_path):
+    folder = shutil.copytree(released, tmp_path / "broken")
+    path = folder / "latentsync_unet.pt"
+    held = torch.load(path, weights_only=True)
+    held["state_dict"]["conv_in.weight"][0] = float("nan")
+    torch.save(held, path)
+    options = {"model": folder, "unet_config": released / "unet.yaml", "inference_steps": 1}
+    with pytest.raises(LatentSyncError, match="drew no picture"):
+        latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", **options)
+    assert not (tmp_path / "out.mp4").exists()
