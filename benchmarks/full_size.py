@@ -23,7 +23,7 @@ import torch
 from diffusers import AutoencoderKL
 from scipy.io import wavfile
 
-from latentsync.audio.whisper import encoder_config
+from latentsync.audio.whisper import encoder_config, rename_to_openai
 from latentsync.diffusion.original import VAE_CONFIG
 from latentsync.diffusion.released_config import load_released_config
 from latentsync.diffusion.unet import UNet3DConditionModel
@@ -32,20 +32,6 @@ from latentsync.media import VideoReader, VideoWriter
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "unet" / "stage2_512.yaml"
 TINY = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": 384, "n_audio_head": 6, "n_audio_layer": 4}
-OPENAI = (  # transformers' name -> openai's
-    ("embed_positions.weight", "positional_embedding"),
-    ("self_attn_layer_norm", "attn_ln"),
-    ("final_layer_norm", "mlp_ln"),
-    ("layers.", "blocks."),
-    ("layer_norm", "ln_post"),
-    ("self_attn.", "attn."),
-    ("q_proj", "query"),
-    ("k_proj", "key"),
-    ("v_proj", "value"),
-    ("out_proj", "out"),
-    ("fc1", "mlp.0"),
-    ("fc2", "mlp.2"),
-)
 
 
 def load_recipe() -> ModuleType:
@@ -77,11 +63,7 @@ def make(folder: Path) -> None:
     torch.save({"global_step": 0, "state_dict": state}, folder / "latentsync_unet.pt")
     del state
     (folder / "whisper").mkdir()
-    heard = {}
-    for key, value in whisper.items():
-        for ours, theirs in OPENAI:
-            key = key.replace(ours, theirs)
-        heard[f"encoder.{key}"] = value
+    heard = {rename_to_openai(f"encoder.{key}"): value for key, value in whisper.items()}
     torch.save({"dims": TINY, "model_state_dict": fill(recipe, heard, 2)}, folder / "whisper" / "tiny.pt")
     vae.load_state_dict(fill(recipe, dict(vae.state_dict()), 3), assign=True)
     vae.save_pretrained(folder / "vae")

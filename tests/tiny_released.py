@@ -7,7 +7,7 @@ import yaml
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from latentsync.audio.whisper import encoder_config
+from latentsync.audio.whisper import encoder_config, rename_to_openai
 from latentsync.diffusion.unet import UNet3DConditionModel
 
 MODEL = {
@@ -47,24 +47,8 @@ def whisper_state(width: int = 384, layers: int = 1) -> dict[str, Tensor]:
 
     torch.manual_seed(8)
     dims = {**DIMS, "n_audio_state": width, "n_audio_head": width // 64, "n_audio_layer": layers}
-    state = {}
-    for key, value in WhisperModel(encoder_config(dims)).encoder.state_dict().items():
-        for ours, theirs in (
-            ("embed_positions.weight", "positional_embedding"),
-            ("self_attn_layer_norm", "attn_ln"),
-            ("final_layer_norm", "mlp_ln"),
-            ("layers.", "blocks."),
-            ("layer_norm", "ln_post"),
-            ("self_attn.", "attn."),
-            ("q_proj", "query"),
-            ("k_proj", "key"),
-            ("v_proj", "value"),
-            ("out_proj", "out"),
-            ("fc1", "mlp.0"),
-            ("fc2", "mlp.2"),
-        ):
-            key = key.replace(ours, theirs)
-        state[f"encoder.{key}"] = value
+    encoder = WhisperModel(encoder_config(dims)).encoder.state_dict()
+    state = {rename_to_openai(f"encoder.{key}"): value for key, value in encoder.items()}
     return {**state, "decoder.token_embedding.weight": torch.zeros(10, width)}
 
 

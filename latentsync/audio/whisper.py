@@ -146,6 +146,13 @@ def rename_openai(key: str) -> str:
     return key
 
 
+def rename_to_openai(key: str) -> str:
+    """openai/whisper's name of a tensor of transformers' encoder: `rename_openai` backwards."""
+    for theirs, ours in reversed(OPENAI_KEYS):
+        key = key.replace(ours, theirs)
+    return key
+
+
 def sinusoids(length: int, channels: int) -> Tensor:
     """Whisper's fixed table (length, channels): sines, then cosines, of wavelengths from 2 pi to 20000 pi."""
     half = channels // 2

@@ -5,9 +5,7 @@ read -> track -> draw -> compose -> write, each an iterator of frames: memory do
 length.
 """
 
-import copy
 import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -20,120 +18,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers.utils import is_xformers_available
 from torch import Tensor
 
 from latentsync.device import pick_device, pick_dtype
-from latentsync.diffusion.pipeline import LipsyncPipeline, Sampling
-from latentsync.diffusion.presets import PRESETS, with_sampler
+from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.dubbing.background import run_ahead
 from latentsync.dubbing.model import load_model
 from latentsync.dubbing.playback import frame_total, play
 from latentsync.dubbing.redraw import Result, redraw, same_noise
 from latentsync.dubbing.report import DubReport, Progress, ProgressCallback, package_versions
+from latentsync.dubbing.settings import DubSettings, prepared
 from latentsync.errors import FaceNotFound, LatentSyncError, MediaError
 from latentsync.face import Composer, Face, Tracked, bridge_gaps, make_detector, paste_mask, track
 from latentsync.media import VideoReader, VideoWriter, check_output, make_part, read_audio
 from latentsync.profiling import Profiler, peak_memory_bytes, stage
 
 SAMPLE_RATE_HZ = 16_000
-RANDOM_SEED = -1  # upstream's word for: any
-ATTENTIONS = ("sdpa", "xformers")
-DURATIONS = ("audio", "video", "shortest")
 FRAMES_AHEAD = 4
 WINDOWS_AHEAD = 64  # of audio, some 80 kB each: heard while faces are looked for
 MAX_CACHED_FRAMES = 5000  # of detections, some 4 kB each
 NOTE = "Lips redrawn by a machine (LatentSync): what this person seems to say is not what was recorded."
-
-
-@dataclass(frozen=True)
-class DubSettings:
-    """Options of a job. None of `inference_steps` and `guidance_scale` is the model's own choice.
-
-    `duration`: "audio" lasts as long as the soundtrack (the picture goes back and forth when it is shorter),
-    "video" as long as the clip, "shortest" as the shorter of both. `temp_dir`: where the unfinished result
-    grows, instead of beside `output`.
-
-    `preset` ("reference", "balanced", "fast") sets steps, sampler, cache and guidance window at once
-    (`diffusion.presets`); what is said beside it wins. `enable_deepcache` reuses the deep features of the
-    U-Net on all but every `cache_interval`-th step. `batch_size`: frames that go through the autoencoder at a
-    time, less memory for the same picture; `vae_tiling` sends pieces of a frame, with faint joints.
-    `attention` is torch's own ("sdpa") or "xformers"; `compile` compiles the U-Net at its first windows,
-    which pays for long clips. `unet_config`, `whisper`, `vae` and `resolution` belong to released files
-    (`LipsyncPipeline.from_original`). `seed` -1 draws one.
-    """
-
-    inference_steps: int | None = None
-    guidance_scale: float | None = None
-    guidance_window: tuple[float, float] | None = None
-    preset: str | None = None
-    enable_deepcache: bool = False
-    cache_interval: int = 3
-    cache_branch_id: int = 0
-    batch_size: int | None = None
-    vae_tiling: bool = False
-    attention: str = "sdpa"
-    compile: bool = False
-    unet_config: str | Path | None = None
-    whisper: str | Path | None = None
-    vae: str | Path | None = None
-    resolution: int | None = None
-    overlap: int | None = None
-    seed: int = 1247
-    device: str = "auto"
-    dtype: str = "auto"
-    duration: str = "audio"
-    detector: str = "auto"
-    crf: int = 18
-    temp_dir: str | Path | None = None
-    threads: bool = True  # stages overlap; off gives the same frames, one stage at a time
-
-    def __post_init__(self) -> None:
-        if self.duration not in DURATIONS:
-            raise ValueError(f"duration {self.duration!r} is unknown; expected one of {', '.join(DURATIONS)}")
-        if self.seed == RANDOM_SEED:
-            object.__setattr__(self, "seed", secrets.randbelow(2**31))
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed {self.seed} is outside [0, 2**63), and is not -1 (a random one) either")
-        if not 0 <= self.crf <= 51:
-            raise ValueError(f"crf {self.crf} is outside [0, 51]; 18 is visually lossless, higher is smaller")
-        if self.preset is not None and self.preset not in PRESETS:
-            raise ValueError(f"preset {self.preset!r} is unknown; expected one of {', '.join(PRESETS)}")
-        if self.cache_interval < 1 or self.cache_branch_id < 0:
-            raise ValueError(
-                f"cache interval {self.cache_interval} and branch {self.cache_branch_id}: expected an "
-                "interval of at least 1 step and a branch of at least 0"
-            )
-        if self.attention not in ATTENTIONS:
-            raise ValueError(
-                f"attention {self.attention!r} is unknown; expected one of {', '.join(ATTENTIONS)}"
-            )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch size {self.batch_size}: at least 1 frame goes through the autoencoder")
-        start, stop = self.guidance_window or (0.0, 1.0)
-        if not 0 <= start <= stop <= 1:
-            raise ValueError(
-                f"guidance window {start} to {stop}: expected shares of the steps, 0 <= a <= b <= 1"
-            )
-
-    def original_files(self) -> dict[str, str | Path | int | None]:
-        """What `load_model` is told of released files."""
-        parts = {"config": self.unet_config, "whisper": self.whisper, "vae": self.vae}
-        return {**parts, "resolution": self.resolution}
-
-    def sampling(self, pipeline: LipsyncPipeline) -> Sampling:
-        """How `pipeline` denoises: what was said, else the preset, else the model's own choice."""
-        preset = None if self.preset is None else PRESETS[self.preset]
-        interval = preset.cache_interval if preset else 1
-        window = self.guidance_window or (0.0, preset.guidance_stop if preset else 1.0)
-        steps = preset.steps if preset and self.inference_steps is None else self.inference_steps
-        return pipeline.sampling(
-            steps,
-            self.guidance_scale,
-            guidance_window=window,
-            cache_interval=self.cache_interval if self.enable_deepcache else interval,
-            cache_branch_id=self.cache_branch_id,
-        )
 
 
 @dataclass
@@ -178,7 +82,7 @@ def dub(
             pipeline, name = load_model(
                 model, device, dtype, overlap=settings.overlap, **settings.original_files()
             )
-            pipeline = _prepared(pipeline, settings)
+            pipeline = prepared(pipeline, settings)
         seconds = _seconds(settings.duration, Fraction(len(waveform), SAMPLE_RATE_HZ), reader)
         faces = FaceCount()
         results = _results(reader, waveform, seconds, pipeline, settings, profiler, faces)
@@ -208,30 +112,6 @@ def dub(
         settings=_plain(settings, pipeline),
         versions=package_versions(),
     )
-
-
-def _prepared(pipeline: LipsyncPipeline, settings: DubSettings) -> LipsyncPipeline:
-    """The pipeline with the job's sampler and number of frames at a time, a copy that shares its networks;
-    what speeds these up stays with them.
-
-    Raises: ImportError when xformers was asked for and is not installed.
-    """
-    if settings.vae_tiling:
-        pipeline.vae.enable_tiling()
-    if settings.attention == "xformers":
-        if not is_xformers_available():
-            raise ImportError("attention 'xformers' is not installed: pip install xformers, or leave it out")
-        pipeline.unet.enable_xformers_memory_efficient_attention()
-    if settings.compile:
-        pipeline.unet.compile()
-    if settings.preset is None and settings.batch_size is None:
-        return pipeline
-    pipeline = copy.copy(pipeline)
-    if settings.preset is not None:
-        pipeline.scheduler = with_sampler(pipeline.scheduler, PRESETS[settings.preset].scheduler)
-    if settings.batch_size is not None:
-        pipeline.frames_at_once = settings.batch_size
-    return pipeline
 
 
 def _seconds(duration: str, audio_seconds: Fraction, reader: VideoReader) -> Fraction:

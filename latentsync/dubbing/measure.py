@@ -16,10 +16,11 @@ import torch
 
 from latentsync.device import pick_device
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.dubbing.job import DubSettings, check_temp_dir, dub
+from latentsync.dubbing.job import check_temp_dir, dub
 from latentsync.dubbing.plots import load_matplotlib
 from latentsync.dubbing.profile import Profile, Run
 from latentsync.dubbing.report import DubReport, Progress, ProgressCallback
+from latentsync.dubbing.settings import DubSettings
 from latentsync.errors import MediaError
 from latentsync.media import check_output
 from latentsync.profiling import Profiler, measure_memory

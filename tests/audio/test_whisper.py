@@ -6,7 +6,15 @@ import torch
 from transformers import WhisperConfig, WhisperModel
 
 from latentsync.audio.mel import WHISPER_HOP, whisper_mel
-from latentsync.audio.whisper import encode, encode_blocks, from_openai, inner_context
+from latentsync.audio.whisper import (
+    encode,
+    encode_blocks,
+    encoder_config,
+    from_openai,
+    inner_context,
+    rename_openai,
+    rename_to_openai,
+)
 from latentsync.audio.windows import frame_count, frame_windows, stream_windows, window_rows
 
 
@@ -174,3 +182,11 @@ def test_loudness_does_not_change_what_is_heard():
 def test_a_sound_shorter_than_a_window_of_the_spectrum_is_refused():
     with pytest.raises(ValueError, match="400"):
         whisper_mel(torch.zeros(200))
+
+
+def test_names_go_to_openai_and_back():
+    dims = {"n_mels": 80, "n_audio_ctx": 16, "n_audio_state": 16, "n_audio_head": 2, "n_audio_layer": 2}
+    keys = [f"encoder.{key}" for key in WhisperModel(encoder_config(dims)).encoder.state_dict()]
+    theirs = [rename_to_openai(key) for key in keys]
+    assert "encoder.blocks.0.attn.query.weight" in theirs and "encoder.ln_post.bias" in theirs
+    assert [rename_openai(key) for key in theirs] == keys

@@ -8,8 +8,8 @@ import torch
 from dubbing_clips import empty, portrait, write_clip, write_sound
 
 import latentsync
-from latentsync.dubbing.job import DubSettings
 from latentsync.dubbing.playback import play
+from latentsync.dubbing.settings import DubSettings
 from latentsync.errors import CheckpointError, FaceNotFound, MediaError
 from latentsync.media import VideoReader, audio_info
 

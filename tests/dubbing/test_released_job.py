@@ -109,7 +109,7 @@ def test_wrong_switches_are_named(clips, tmp_path, wrong, words):
 
 
 def test_xformers_that_is_missing_says_how_to_install_it(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr("latentsync.dubbing.job.is_xformers_available", lambda: False)
+    monkeypatch.setattr("latentsync.dubbing.settings.is_xformers_available", lambda: False)
     with pytest.raises(ImportError, match="pip install xformers"):
         latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", attention="xformers")
 
