@@ -11,14 +11,14 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from latentsync.errors import CheckpointError
@@ -168,7 +168,7 @@ def read_weights(path: str | Path, *, expect: str | None = None) -> Weights:
         identity = identify(tensors)
     except (IndexError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"weights {str(path)!r} have tensors of shapes that no network here has ({_first_line(error)}): "
+            f"weights {str(path)!r} have tensors of shapes that no network here has ({first_line(error)}): "
             "download the file again"
         ) from error
     if expect is not None and identity.family != expect:
@@ -306,7 +306,7 @@ def _load_torch(path: Path, *, mmap: bool) -> Any:
                 f"weights {str(path)!r} are cut short ({path.stat().st_size} bytes): download the file again"
             ) from error
         raise CheckpointError(
-            f"weights {str(path)!r} cannot be read as a PyTorch file ({_first_line(error)}): "
+            f"weights {str(path)!r} cannot be read as a PyTorch file ({first_line(error)}): "
             "download the file again"
         ) from error
 
@@ -325,7 +325,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"weights {str(path)!r} cannot be read as safetensors ({_first_line(error)}), "
+            f"weights {str(path)!r} cannot be read as safetensors ({first_line(error)}), "
             "perhaps cut short: download the file again"
         ) from error
 
@@ -387,5 +387,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return held
 
 
-def _first_line(error: Exception) -> str:
+def check_stored(folder: Path, names: Iterable[str]) -> None:
+    """Raise CheckpointError for a tensor of a model, by `names`, that the safetensors of its folder lack:
+    libraries leave it random.
+    """
+    held: set[str] = set()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            held.update(file.keys())
+    if missing := sorted(set(names) - held):
+        raise CheckpointError(
+            f"{str(folder)!r} lacks {len(missing)} tensor(s), {missing[0]} first; copy the folder again"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, or is, in one short line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -16,7 +16,8 @@ import torch
 from latentsync.checkpoint import known_release, read_weights
 from latentsync.device import DTYPES, pick_device, pick_dtype
 from latentsync.diffusion.convert import file_sha256
-from latentsync.dubbing.model import DEFAULT_MODEL, INDEX
+from latentsync.diffusion.original import INDEX
+from latentsync.dubbing.model import DEFAULT_MODEL
 from latentsync.errors import LatentSyncError
 
 CHECKPOINTS = DEFAULT_MODEL.parent

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from latentsync.checkpoint import read_json, read_weights
+from latentsync.checkpoint import check_stored, read_json, read_weights
 from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.errors import CheckpointError
+from latentsync.media import make_part
 
 PROVENANCE = "provenance.json"  # beside model_index.json: where a converted folder came from
 MAX_SHARD_SIZE = "10GB"
@@ -85,7 +86,7 @@ def to_upstream(folder: str | Path, output: str | Path) -> Path:
     record = read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
     held = {"global_step": _whole(record.get("global_step")) or 0, "state_dict": unet.upstream_state_dict()}
     output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.part")
+    part = make_part(output)
     try:
         torch.save(held, part)
         part.rename(output)
@@ -96,23 +97,16 @@ def to_upstream(folder: str | Path, output: str | Path) -> Path:
 
 def _stored_unet(place: Path) -> UNet3DConditionModel:
     """The U-Net of a folder in the number type it is stored in, with every tensor from its files."""
-    held: set[str] = set()
-    dtype = torch.float32
     try:
-        for path in sorted(place.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                held.update(file.keys())
-                dtype = file.get_tensor(next(iter(file.keys()))).dtype
+        with safe_open(next(place.glob("*.safetensors")), framework="pt") as file:
+            dtype = file.get_tensor(next(iter(file.keys()))).dtype
         unet = UNet3DConditionModel.from_pretrained(
             str(place), local_files_only=True, use_safetensors=True, dtype=dtype
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError, StopIteration) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"the U-Net in {str(place)!r} cannot be loaded: {reason}") from error
-    if missing := sorted(set(unet.state_dict()) - held):
-        raise CheckpointError(
-            f"the U-Net in {str(place)!r} lacks {len(missing)} tensor(s), {missing[0]} first; copy it again"
-        )
+    check_stored(place, unet.state_dict())
     return unet
 
 

@@ -22,6 +22,7 @@ from latentsync.checkpoint import (
     Identity,
     Release,
     Weights,
+    first_line,
     openai_dims,
     read_json,
     read_weights,
@@ -30,6 +31,7 @@ from latentsync.diffusion.released_config import ReleasedConfig, ReleasedModelCo
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.errors import CheckpointError
 
+INDEX = "model_index.json"  # what diffusers puts into a pipeline's folder, such as ours
 UNET_FILE = "latentsync_unet.pt"
 WHISPER_FILES = {384: "whisper/tiny.pt", 768: "whisper/small.pt"}  # by the U-Net's audio width
 VAE_FOLDERS = ("vae", "sd-vae-ft-mse", "stabilityai/sd-vae-ft-mse")  # where users keep it beside the U-Net
@@ -61,7 +63,6 @@ class OriginalParts:
     resolution: int
     fps: int
     window: int
-    name: str
 
 
 def open_original(
@@ -104,7 +105,6 @@ def open_original(
     autoencoder = open_vae(_vae_place(vae, beside), latent_channels=model.out_channels)
     for part in (network, encoder, autoencoder):
         torch.nn.Module.to(part, dtype)  # diffusers' own warns of layers to keep, of which there are none
-    release = weights.release
     return OriginalParts(
         unet=network,
         audio_encoder=encoder,
@@ -112,14 +112,13 @@ def open_original(
         resolution=size,
         fps=data.video_fps,
         window=data.num_frames,
-        name=release.name if release else f"{weights.path.name} at {size} px",
     )
 
 
 def find_original(folder: Path) -> Path | None:
-    """The U-Net of a folder laid out like the released Hub repositories, None when it has none."""
+    """The U-Net of a folder laid out like the released Hub repositories; None in a folder of ours."""
     path = folder / UNET_FILE
-    return path if path.is_file() else None
+    return path if path.is_file() and not (folder / INDEX).is_file() else None
 
 
 def download(hub_id: str, revision: str | None = None) -> Path:
@@ -323,7 +322,6 @@ def _snapshot(hub_id: str, revision: str | None, files: list[str]) -> Path:
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{hub_id!r} is neither a folder here nor to be had from the Hub: {reason}"
+            f"{hub_id!r} is neither a folder here nor to be had from the Hub: {first_line(error)}"
         ) from error

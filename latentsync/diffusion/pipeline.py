@@ -180,7 +180,7 @@ class LipsyncPipeline(DiffusionPipeline):
         if not folder.is_dir() and not folder.is_absolute() and len(folder.parts) == 2:
             folder = download(folder.as_posix(), options.pop("revision", None))
         unet = find_original(folder)
-        if unet is not None and not (folder / "model_index.json").is_file():
+        if unet is not None:
             return cls.from_original(unet, **options)
         return super().from_pretrained(str(folder), **options)
 

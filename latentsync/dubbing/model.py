@@ -7,10 +7,10 @@ from pathlib import Path
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from latentsync.checkpoint import known_release, read_json
-from latentsync.diffusion.original import UNET_FILE, download, find_original
+from latentsync.checkpoint import check_stored, first_line, known_release, read_json
+from latentsync.diffusion.original import INDEX, UNET_FILE, download, find_original
 from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.errors import CheckpointError
 
@@ -21,7 +21,6 @@ PARTS = {  # what a model folder may name; anything else would import code of th
     "unet": {"UNet3DConditionModel"},
 }
 PART_LIBRARIES = {"diffusers", "transformers", "latentsync.diffusion.unet"}
-INDEX = "model_index.json"
 
 
 def load_model(
@@ -49,7 +48,7 @@ def load_model(
         library.utils.logging.disable_progress_bar()
     place = _place(model)
     unet = place if place.is_file() else find_original(place)
-    if unet is not None and not (place / INDEX).is_file():
+    if unet is not None:
         pipeline = LipsyncPipeline.from_original(unet, dtype=dtype, **original)  # type: ignore[arg-type]
         name = f"{known.name if (known := known_release(unet)) else unet.name} at {pipeline.resolution} px"
     else:
@@ -90,7 +89,8 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> LipsyncPipeline:
         pipeline = LipsyncPipeline.from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, use_safetensors=True
         )
-        _check_weights(folder, pipeline)
+        for part in PARTS:
+            check_stored(folder / part, pipeline.components[part].state_dict())
     except (
         OSError,
         ValueError,
@@ -100,25 +100,8 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> LipsyncPipeline:
         NotImplementedError,
         SafetensorError,
     ) as error:
-        raise CheckpointError(f"model {str(folder)!r} cannot be loaded: {_first_line(error)}") from error
+        raise CheckpointError(f"model {str(folder)!r} cannot be loaded: {first_line(error)}") from error
     return pipeline
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _check_weights(folder: Path, pipeline: LipsyncPipeline) -> None:
-    """Raise ValueError for a tensor that a part has but its files lack: libraries leave it random."""
-    for part in PARTS:
-        held: set[str] = set()
-        for path in sorted((folder / part).glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                held.update(file.keys())
-        if missing := sorted(set(pipeline.components[part].state_dict()) - held):
-            raise ValueError(
-                f"its {part} lacks {len(missing)} tensor(s), {missing[0]} first; copy the folder again"
-            )
 
 
 def _check_index(folder: Path) -> None:
