@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 something in the input must be mended (one line says what)
 
 import argparse
 import io
+import logging
 import os
 import signal
 import sys
@@ -49,7 +50,12 @@ def parse() -> argparse.Namespace:
     add("--enable_deepcache", action="store_true", help="reuse the U-Net's deep features between steps")
     add("--cache_interval", type=int, default=3, help="whole U-Net every n-th step only (default 3)")
     add("--cache_branch_id", type=int, default=0, help="with the cache: layers run anew, less 1 (default 0)")
-    add("--batch_size", type=int, help="frames through the autoencoder at a time (default: a window)")
+    add("--batch_size", type=int, help="frames at a time, above 16 several windows (default: a window, 16)")
+    add("--vram", help="memory of the device to keep to, such as 8GB (default: as it comes)")
+    offloads = ("none", "model", "group", "sequential")
+    add("--offload", choices=offloads, help="keep weights off the GPU until needed (default: none)")
+    add("--sync_guidance", action="store_true", help="a SyncNet chooses the guidance, from 1 to 2")
+    add("--syncnet", help="with --sync_guidance: its file or folder (default: beside the model)")
     add("--vae_tiling", action="store_true", help="pieces of a frame through the autoencoder: least memory")
     add("--attention", default="sdpa", choices=("sdpa", "xformers"), help="kernels (default sdpa: torch's)")
     add("--compile", action="store_true", help="compile the U-Net: a minute or more at first, then faster")
@@ -109,6 +115,8 @@ def run(flags: argparse.Namespace) -> None:
     from latentsync import dub
     from latentsync.dubbing import Progress, profile_dub
 
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("latentsync").setLevel(logging.INFO)
     options = dict(vars(flags))
     is_profiled, memory, with_stack = map(options.pop, ("profile", "profile_memory", "with_stack"))
     runs = options.pop("num_profile_runs") or int(memory or with_stack)

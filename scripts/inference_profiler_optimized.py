@@ -31,7 +31,7 @@ def parse() -> argparse.Namespace:
     add("--seed", type=int, default=1247, help="of the noise; -1 draws one (default 1247)")
     add("--temp_dir", help="folder for unfinished and profiled results (default: beside the output)")
     add("--enable_deepcache", action="store_true", help="keep deep features over steps: faster, less exact")
-    add("--batch_size", type=int, help="frames through the autoencoder at a time (default: a window)")
+    add("--batch_size", type=int, help="frames at a time, above 16 several windows (default: a window)")
     add("--profile", action="store_true", help="measure one run to warm up and some more before the job")
     add("--num_profile_runs", type=int, default=3, help="with --profile: measured runs (default 3)")
     add("--profile_memory", action="store_true", help="with --profile: also memory by stage")

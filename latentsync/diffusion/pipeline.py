@@ -6,12 +6,14 @@ whole face, denoise while listening, decode, put the mouth into the face. Window
 upstream's do not.
 """
 
+import hashlib
 import inspect
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
@@ -23,9 +25,11 @@ from transformers import WhisperModel
 from latentsync.audio.whisper import encode_blocks, inner_context
 from latentsync.audio.windows import stream_windows
 from latentsync.diffusion.feature_cache import FeatureCache
+from latentsync.diffusion.losses import predicted_latents
 from latentsync.diffusion.noise import draw_noise, released_scheduler
 from latentsync.diffusion.original import download, find_original, open_original
 from latentsync.diffusion.reference import hide_mouth
+from latentsync.diffusion.sync_guidance import Steering
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.face.mask import latent_mask, mouth_mask
 from latentsync.profiling import stage
@@ -40,7 +44,8 @@ class Sampling:
 
     `guidance_window`: the share [start, stop) of the steps that are guided, the others hear plainly.
     `cache_interval`: only every n-th step runs the whole U-Net, the others keep its deep features
-    (`FeatureCache`, cut at skip `cache_branch_id`); 1 is off.
+    (`FeatureCache`, cut at skip `cache_branch_id`); 1 is off. `steering` sets the guidance of each window by
+    what its draft looks like; `guidance_scale` is then what it starts from.
     """
 
     steps: int
@@ -50,11 +55,49 @@ class Sampling:
     guidance_window: tuple[float, float] = (0.0, 1.0)
     cache_interval: int = 1
     cache_branch_id: int = 0
+    steering: Steering | None = None
 
     def is_guided(self, step: int) -> bool:
         """Whether step `step`, counted from 0, subtracts what is drawn without sound."""
         start, stop = self.guidance_window
         return self.guidance_scale != 1.0 and start <= step / self.steps < stop
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How much is computed at a time, which decides memory and speed but not the picture: `frames` through
+    the autoencoder, `windows` through the denoiser, and whether guidance takes one pass of both halves.
+    """
+
+    frames: int
+    windows: int = 1
+    joint_guidance: bool = True
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.windows < 1:
+            raise ValueError(f"{self.frames} frames and {self.windows} windows at a time: at least 1 of each")
+
+
+@dataclass(frozen=True)
+class EncodedFace:
+    """Latents (C, h, w) of one face, with the mouth hidden and whole."""
+
+    masked: Tensor
+    whole: Tensor
+
+
+FaceMemory = dict[bytes, EncodedFace]  # by a hash of the face's pixels, for streams that show a frame again
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One window: its frames from `first_frame` on, of which the last `fresh` were in no window before."""
+
+    faces: list[EncodedFace]
+    tokens: list[Tensor]
+    first_frame: int
+    fresh: int
+    is_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +130,8 @@ class LipsyncPipeline(DiffusionPipeline):
     itself but one so many frames away in the window, whose jaw tells nothing of the frame's own.
     """
 
-    model_cpu_offload_seq = "audio_encoder->vae->unet->vae"
+    model_cpu_offload_seq = "unet->vae"
+    _exclude_from_cpu_offload: ClassVar = ["audio_encoder"]  # called by its encoder, where no hook sits
 
     def __init__(
         self,
@@ -126,7 +170,7 @@ class LipsyncPipeline(DiffusionPipeline):
         self.resolution, self.fps, self.window = resolution, fps, window
         self.paste_region, self.hide_reference_mouth = paste_region, hide_reference_mouth
         self.reference_shift = reference_shift
-        self.frames_at_once = window  # through the autoencoder: fewer take less memory
+        self.batching = Batching(frames=window)
         self.set_overlap(overlap)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
@@ -234,33 +278,34 @@ class LipsyncPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def stream(
-        self, faces: Iterable[Tensor], audio_windows: Iterable[Tensor], noise: Tensor, settings: Sampling
+        self,
+        faces: Iterable[Tensor],
+        audio_windows: Iterable[Tensor],
+        noise: Tensor,
+        settings: Sampling,
+        *,
+        first_frame: int = 0,
+        memory: FaceMemory | None = None,
     ) -> Iterator[Tensor]:
-        """Drawn faces (3, R, R), one by one, of a run of neighbouring frames; holds two windows at most.
+        """Drawn faces (3, R, R), one by one, of a run of neighbouring frames; holds `batching.windows` + 1
+        windows at most.
 
         They are the network's pictures, kept region included: `compose`, or a Composer, puts the mouth into
-        the original.
+        the original. `first_frame` is the run's place in the soundtrack, for `settings.steering`; `memory`
+        keeps latents of faces that may come again.
 
         Neighbouring windows share `overlap` frames whose latents are cross-faded; a tail that is shorter than
         a window is denoised together with the frames before it.
         """
-        history: deque[tuple[Tensor, Tensor]] = deque(maxlen=self.window)
         held: list[Tensor] = []  # latents of the last frames seen, waiting for the next window's opinion
-        fresh = 0
-        for face, tokens in zip(faces, audio_windows, strict=True):
-            history.append((face, tokens))
-            fresh += 1
-            if fresh + len(held) == self.window:
-                latents = self._blend(held, self._denoise_run(history, noise, settings))
-                ready = len(latents) - self.overlap
+        runs = self._runs(zip(faces, audio_windows, strict=True), first_frame, memory)
+        while batch := list(itertools.islice(runs, self.batching.windows)):
+            for run, latents in zip(batch, self._denoise_runs(batch, noise, settings), strict=True):
+                latents = self._blend(held, list(latents.unbind(1))[-(run.fresh + len(held)) :])
+                ready = len(latents) if run.is_last else len(latents) - self.overlap
                 yield from self._finish(latents[:ready])
-                held, fresh = latents[ready:], 0
-        if fresh:
-            latents = self._denoise_run(history, noise, settings)
-            latents = self._blend(held, latents[-(fresh + len(held)) :])
-            yield from self._finish(latents)
-        elif held:
-            yield from self._finish(held)
+                held = latents[ready:]
+        yield from self._finish(held)
 
     def mask(self) -> Tensor:
         """The mouth mask (1, R, R): 1 = keep, 0 = regenerate."""
@@ -285,9 +330,21 @@ class LipsyncPipeline(DiffusionPipeline):
         The means of the VAE's posteriors, so that nothing is drawn; with a `generator` samples of them, as
         upstream takes.
         """
+        return self.condition(self.encode(faces, mask, generator), mask)
+
+    def encode(
+        self, faces: Tensor, mask: Tensor, generator: torch.Generator | None = None
+    ) -> list[EncodedFace]:
+        """Latents of each of `faces` (F, 3, R, R); see `encode_condition`."""
         faces = faces.to(self._execution_device, torch.float32)
         masked = self._encode(faces * mask, generator)
-        reference = self._encode(faces, generator)
+        whole = self._encode(faces, generator)
+        return [EncodedFace(*pair) for pair in zip(masked, whole, strict=True)]
+
+    def condition(self, faces: Sequence[EncodedFace], mask: Tensor) -> Condition:
+        """What the denoiser of a window of `faces` sees."""
+        masked = torch.stack([face.masked for face in faces], dim=1)
+        reference = torch.stack([face.whole for face in faces], dim=1)
         reference = reference.roll(min(self.reference_shift, len(faces) // 2), dims=1)
         if self.hide_reference_mouth:
             reference = hide_mouth(reference, masked)
@@ -300,42 +357,56 @@ class LipsyncPipeline(DiffusionPipeline):
         """Latents (C, F, h, w) from `noise` (C, 1, h, w) under `condition`, hearing `audio_windows` (F, N,
         D).
         """
+        return self.denoise_windows(noise, [condition], [audio_windows], settings)[0]
+
+    def denoise_windows(
+        self,
+        noise: Tensor,
+        conditions: Sequence[Condition],
+        audio_windows: Sequence[Tensor],
+        settings: Sampling,
+        first_frames: Sequence[int] = (0,),
+    ) -> Tensor:
+        """`denoise` for B windows of equal length at once, (B, C, F, h, w); `first_frames` are their places
+        in the soundtrack.
+        """
         self.scheduler.set_timesteps(settings.steps, device=self._execution_device)
-        audio = audio_windows.to(self._execution_device, self.unet.dtype)
-        audio = torch.stack([torch.zeros_like(audio), audio])
-        seen = torch.cat([condition.mask, condition.masked, condition.reference])[None]
+        audio = torch.stack(list(audio_windows)).to(self._execution_device, self.unet.dtype)
+        seen = torch.stack([torch.cat([c.mask, c.masked, c.reference]) for c in conditions])
         latents = (
-            noise.to(self._execution_device)[None].repeat(1, 1, len(condition), 1, 1)
+            noise.to(self._execution_device)[None].repeat(len(seen), 1, seen.shape[2], 1, 1)
             * self.scheduler.init_noise_sigma
         ).float()  # steps add up in float32, whatever the network computes in
-        cache = None
-        if settings.cache_interval > 1:
-            cache = FeatureCache(settings.cache_interval, settings.cache_branch_id)
+        predictor = _Predictor(self.unet, audio, settings, joint=self.batching.joint_guidance)
+        scale: float | Tensor = settings.guidance_scale
         extra = self._step_arguments(settings.generator)
         with self.progress_bar(total=settings.steps) as progress:
             for index, t in enumerate(self.scheduler.timesteps):
                 with stage("step"):
                     x = torch.cat([self.scheduler.scale_model_input(latents, t).to(seen), seen], dim=1)
-                    is_guided = settings.is_guided(index)
-                    prediction = self._predict(x, t, audio if is_guided else audio[1:], index, cache).float()
-                    if is_guided:
-                        deaf, hearing = prediction.chunk(2)
-                        prediction = deaf + settings.guidance_scale * (hearing - deaf)
+                    prediction = predictor(x, t, index, scale)
+                    if settings.steering is not None and settings.steering.looks_at(index, settings.steps):
+                        with stage("judge"):
+                            draft = self._draft(latents, prediction, t)
+                            scale = settings.steering.scale(draft, first_frames, self.decode)
                     latents = self.scheduler.step(prediction, t, latents, **extra).prev_sample
                 if settings.callback_on_step_end is not None:
                     latents = settings.callback_on_step_end(self, index, t, {"latents": latents}).get(
                         "latents", latents
                     )
                 progress.update()
-        return latents[0]
+        return latents
 
-    def _predict(self, x: Tensor, t: Tensor, audio: Tensor, step: int, cache: FeatureCache | None) -> Tensor:
-        """Predictions (B, C, F, h, w) for `x` (1, C, F, h, w) that hear each of `audio` (B, F, N, D)."""
-        x = x.expand(len(audio), -1, -1, -1, -1)
-        if cache is None:
-            return self.unet(x, t, audio).sample
-        cache.begin(step, len(audio) * x.shape[2])
-        return self.unet(x, t, audio, cache=cache).sample
+    def _draft(self, latents: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+        """The clean latents that `prediction` at step `t` implies.
+
+        Raises: ValueError for a sampler whose latents are not those of DDPM.
+        """
+        if float(self.scheduler.init_noise_sigma) != 1.0:
+            name = type(self.scheduler).__name__
+            raise ValueError(f"{name} keeps its latents at another scale: no draft can be judged; use DDIM")
+        alpha_bar = self.scheduler.alphas_cumprod[t.long().cpu()].to(latents)
+        return predicted_latents(latents, prediction, alpha_bar, self.scheduler.config.prediction_type)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Faces (F, 3, R, R) of latents (C, F, h, w); not clamped."""
@@ -343,7 +414,7 @@ class LipsyncPipeline(DiffusionPipeline):
         return torch.cat(
             [
                 self.vae.decode(part).sample.float()
-                for part in latents.to(self.vae.dtype).split(self.frames_at_once)
+                for part in latents.to(self.vae.dtype).split(self.batching.frames)
             ]
         )
 
@@ -356,29 +427,70 @@ class LipsyncPipeline(DiffusionPipeline):
         return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
 
     def _encode(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Latents (F, C, h, w) of `pixels` (F, 3, R, R)."""
         latents = torch.cat(
             [
                 posterior.mode() if generator is None else posterior.sample(generator)
-                for part in pixels.to(self.vae.dtype).split(self.frames_at_once)
+                for part in pixels.to(self.vae.dtype).split(self.batching.frames)
                 for posterior in [self.vae.encode(part).latent_dist]
             ]
         )
-        return ((latents - self._shift) * self.vae.config.scaling_factor).transpose(0, 1).to(self.unet.dtype)
+        return ((latents - self._shift) * self.vae.config.scaling_factor).to(self.unet.dtype)
 
     def _step_arguments(self, generator: torch.Generator | None) -> dict[str, Any]:
         accepts = inspect.signature(self.scheduler.step).parameters
         return {"generator": generator} if "generator" in accepts else {}
 
-    def _denoise_run(
-        self, run: Iterable[tuple[Tensor, Tensor]], noise: Tensor, settings: Sampling
-    ) -> list[Tensor]:
-        """Latents (C, h, w) of each frame of one window."""
-        faces, tokens = zip(*run, strict=True)
-        with stage("encode"):
-            condition = self.encode_condition(torch.stack(faces), self.mask())
-        with stage("denoise"):
-            latents = self.denoise(noise, condition, torch.stack(tokens), settings)
-        return list(latents.unbind(1))
+    def _runs(
+        self, heard: Iterable[tuple[Tensor, Tensor]], first_frame: int, memory: FaceMemory | None
+    ) -> Iterator[_Run]:
+        """The windows of a run of frames, each with its faces encoded; a face goes through the autoencoder
+        once.
+        """
+        faces: deque[EncodedFace] = deque(maxlen=self.window)
+        tokens: deque[Tensor] = deque(maxlen=self.window)
+        new: list[Tensor] = []
+        wanted, seen = self.window, 0
+
+        def run(*, is_last: bool = False) -> _Run:
+            with stage("encode"):
+                faces.extend(self._remembered(new, memory))
+            first = first_frame + seen - len(faces)
+            return _Run(list(faces), list(tokens), first, fresh=len(new), is_last=is_last)
+
+        for face, token in heard:
+            new.append(face)
+            tokens.append(token)
+            seen += 1
+            if len(new) == wanted:
+                yield run()
+                wanted = self.window - self.overlap
+                new.clear()
+        if new:
+            yield run(is_last=True)
+
+    def _remembered(self, faces: list[Tensor], memory: FaceMemory | None) -> list[EncodedFace]:
+        """The latents of each face, out of `memory` where it has them."""
+        if memory is None:
+            return self.encode(torch.stack(faces), self.mask())
+        keys = [hashlib.blake2b(face.cpu().numpy().tobytes(), digest_size=16).digest() for face in faces]
+        fresh = {key: face for key, face in zip(keys, faces, strict=True) if key not in memory}
+        if fresh:
+            encoded = self.encode(torch.stack(list(fresh.values())), self.mask())
+            memory.update(zip(fresh, encoded, strict=True))
+        return [memory[key] for key in keys]
+
+    def _denoise_runs(self, runs: list[_Run], noise: Tensor, settings: Sampling) -> list[Tensor]:
+        """Latents (C, F, h, w) of each window; a last one that is shorter goes by itself."""
+        drawn: list[Tensor] = []
+        for _, group in itertools.groupby(runs, key=lambda run: len(run.faces)):
+            alike = list(group)
+            conditions = [self.condition(run.faces, self.mask()) for run in alike]
+            tokens = [torch.stack(run.tokens) for run in alike]
+            with stage("denoise"):
+                first_frames = [run.first_frame for run in alike]
+                drawn += self.denoise_windows(noise, conditions, tokens, settings, first_frames)
+        return drawn
 
     def _blend(self, held: list[Tensor], latents: list[Tensor]) -> list[Tensor]:
         """The older opinion fades out over the frames that two windows share."""
@@ -393,3 +505,34 @@ class LipsyncPipeline(DiffusionPipeline):
             with stage("decode"):
                 faces = self.decode(torch.stack(latents, dim=1))
             yield from faces.unbind(0)
+
+
+class _Predictor:
+    """The U-Net's guided predictions for some windows over all steps."""
+
+    def __init__(self, unet: UNet3DConditionModel, audio: Tensor, settings: Sampling, *, joint: bool) -> None:
+        self.unet, self.audio, self.settings, self.joint = unet, audio, settings, joint
+        caching = settings.cache_interval > 1
+        cache = [FeatureCache(settings.cache_interval, settings.cache_branch_id) for _ in range(2)]
+        self.hearing, self.deaf = cache if caching else (None, None)
+
+    def __call__(self, x: Tensor, t: Tensor, step: int, scale: float | Tensor) -> Tensor:
+        """The prediction (B, C, F, h, w) float32 for `x`; `scale` is a number, or one a window (B, 1, 1, 1,
+        1).
+        """
+        if not self.settings.is_guided(step):
+            return self._pass(x, t, self.audio, step, self.hearing).float()
+        silence = torch.zeros_like(self.audio)
+        if self.joint:
+            twice, audio = x.repeat(2, 1, 1, 1, 1), torch.cat([silence, self.audio])
+            deaf, hearing = self._pass(twice, t, audio, step, self.hearing).float().chunk(2)
+        else:
+            deaf = self._pass(x, t, silence, step, self.deaf).float()
+            hearing = self._pass(x, t, self.audio, step, self.hearing).float()
+        return deaf + scale * (hearing - deaf)
+
+    def _pass(self, x: Tensor, t: Tensor, audio: Tensor, step: int, cache: FeatureCache | None) -> Tensor:
+        if cache is None:
+            return self.unet(x, t, audio).sample
+        cache.begin(step, len(audio) * x.shape[2])
+        return self.unet(x, t, audio, cache=cache).sample

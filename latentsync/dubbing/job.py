@@ -5,6 +5,7 @@ read -> track -> draw -> compose -> write, each an iterator of frames: memory do
 length.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -20,10 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentsync.audio.mel import syncnet_mel
 from latentsync.device import pick_device, pick_dtype
-from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.diffusion.pipeline import FaceMemory, LipsyncPipeline, Sampling
+from latentsync.diffusion.sync_guidance import SyncGuidance
 from latentsync.dubbing.background import run_ahead
-from latentsync.dubbing.model import load_model
+from latentsync.dubbing.memory import MemoryPlan, lay_out
+from latentsync.dubbing.model import find_syncnet, load_model
 from latentsync.dubbing.playback import frame_total, play
 from latentsync.dubbing.redraw import Result, redraw, same_noise
 from latentsync.dubbing.report import DubReport, Progress, ProgressCallback, package_versions
@@ -32,11 +36,14 @@ from latentsync.errors import FaceNotFound, LatentSyncError, MediaError
 from latentsync.face import Composer, Face, Tracked, bridge_gaps, make_detector, paste_mask, track
 from latentsync.media import VideoReader, VideoWriter, check_output, make_part, read_audio
 from latentsync.profiling import Profiler, peak_memory_bytes, stage
+from latentsync.sync.open_syncnet import open_syncnet
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_RATE_HZ = 16_000
 FRAMES_AHEAD = 4
 WINDOWS_AHEAD = 64  # of audio, some 80 kB each: heard while faces are looked for
-MAX_CACHED_FRAMES = 5000  # of detections, some 4 kB each
+MAX_CACHED_FRAMES = 5000  # of a looped clip: detections, some 4 kB each, and latents, 64 kB (256 px)
 NOTE = "Lips redrawn by a machine (LatentSync): what this person seems to say is not what was recorded."
 
 
@@ -79,20 +86,27 @@ def dub(
         with profiler("load", on_device=True):
             device = pick_device(settings.device)
             dtype = pick_dtype(settings.dtype, device)
+            first = device if settings.stays_on_device else torch.device("cpu")
             pipeline, name = load_model(
-                model, device, dtype, overlap=settings.overlap, **settings.original_files()
+                model, first, dtype, overlap=settings.overlap, **settings.original_files()
             )
             pipeline = prepared(pipeline, settings)
+            batching = settings.batching(pipeline.window)
+            plan = lay_out(pipeline, device, vram=settings.vram, offload=settings.offload, batching=batching)
+            if plan is not None:
+                logger.info("%s", plan)
+            steering = _steering(model, waveform, pipeline, settings) if settings.sync_guidance else None
+            sampling = settings.sampling(pipeline, steering)
         seconds = _seconds(settings.duration, Fraction(len(waveform), SAMPLE_RATE_HZ), reader)
         faces = FaceCount()
-        results = _results(reader, waveform, seconds, pipeline, settings, profiler, faces)
+        results = _results(reader, waveform, seconds, pipeline, sampling, settings, profiler, faces)
         with _unfinished(output.resolve(), settings.temp_dir) as target:
             try:
                 counts = _write(results, reader, audio, target, seconds, settings, profiler, progress)
             except torch.OutOfMemoryError as error:
                 raise LatentSyncError(
-                    f"out of memory on {pipeline.device} in {pipeline.unet.dtype}: "
-                    "pass --dtype float16 or --device cpu"
+                    f"out of memory on {device} in {pipeline.unet.dtype}: "
+                    "pass --vram with less than what is free, --dtype float16, or --device cpu"
                 ) from error
     return DubReport(
         video=str(video),
@@ -109,7 +123,7 @@ def dub(
         seconds_by_stage=profiler.seconds_by_stage,
         peak_memory_bytes=peak_memory_bytes(),
         seed=settings.seed,
-        settings=_plain(settings, pipeline),
+        settings=_plain(settings, sampling, device, pipeline, plan),
         versions=package_versions(),
     )
 
@@ -128,27 +142,31 @@ def _results(
     waveform: np.ndarray,
     seconds: Fraction,
     pipeline: LipsyncPipeline,
+    sampling: Sampling,
     settings: DubSettings,
     profiler: Profiler,
     faces: FaceCount,
 ) -> Iterator[Result]:
     """The stream of finished frames."""
-    sampling = settings.sampling(pipeline)
     noise = pipeline.draw_noise(same_noise(settings.seed))
-    draw_run = partial(pipeline.stream, noise=noise, settings=sampling)
+    memory: FaceMemory | None = {} if _shows_again(reader, seconds) else None
+    draw_run = partial(pipeline.stream, noise=noise, settings=sampling, memory=memory)
     ahead = run_ahead if settings.threads else lambda items, depth: (item for item in items)
     tokens = pipeline.audio_windows(_padded(waveform, seconds), int(seconds * pipeline.fps) + 2)
     windows = ahead(profiler.each("hear", tokens, on_device=True), WINDOWS_AHEAD)
     with profiler("load"):
         detector = make_detector(settings.detector)
     shown = profiler.each("read", play(reader, seconds))
-    seen = faces.count(track(shown, detector, cache=_detections(reader, seconds)))
+    found: dict[int, list[Face]] | None = {} if _shows_again(reader, seconds) else None
+    seen = faces.count(track(shown, detector, cache=found))
     tracked = ahead(profiler.each("track", bridge_gaps(seen)), FRAMES_AHEAD)
     try:
         results = redraw(
             profiler.each("wait", tracked),
             windows,
-            lambda faces, tokens: profiler.each("draw", _finite(draw_run(faces, tokens)), on_device=True),
+            lambda faces, tokens, tick: profiler.each(
+                "draw", _finite(draw_run(faces, tokens, first_frame=tick)), on_device=True
+            ),
             composer=Composer(
                 pipeline.resolution, mask=paste_mask(pipeline.resolution, pipeline.paste_region)
             ),
@@ -172,14 +190,25 @@ def _finite(faces: Iterable[Tensor]) -> Iterator[Tensor]:
         yield face
 
 
-def _detections(reader: VideoReader, seconds: Fraction) -> dict[int, list[Face]] | None:
-    """Where to keep detections of a clip that is shown more than once; not of a long one, whose frames are
-    many.
+def _shows_again(reader: VideoReader, seconds: Fraction) -> bool:
+    """Whether frames come more than once, so that what was found in them is worth keeping; not of a long
+    clip, whose frames are many.
     """
     is_looped = seconds > reader.info.duration_seconds
-    return (
-        {} if is_looped and (reader.info.frame_count or MAX_CACHED_FRAMES + 1) <= MAX_CACHED_FRAMES else None
-    )
+    return is_looped and (reader.info.frame_count or MAX_CACHED_FRAMES + 1) <= MAX_CACHED_FRAMES
+
+
+def _steering(
+    model: str | Path | LipsyncPipeline | None,
+    waveform: np.ndarray,
+    pipeline: LipsyncPipeline,
+    settings: DubSettings,
+) -> SyncGuidance:
+    """Guidance by a judge that hears the whole soundtrack."""
+    judge = open_syncnet(settings.syncnet or find_syncnet(model))
+    torch.nn.Module.to(judge, pipeline._execution_device)
+    mel = syncnet_mel(torch.from_numpy(waveform))
+    return SyncGuidance(judge, mel, window=pipeline.window, fps=pipeline.fps)
 
 
 def _padded(waveform: np.ndarray, seconds: Fraction) -> Tensor:
@@ -274,9 +303,23 @@ def check_temp_dir(temp_dir: str | Path | None) -> None:
         ) from error
 
 
-def _plain(settings: DubSettings, pipeline: LipsyncPipeline) -> dict[str, object]:
-    sampling = settings.sampling(pipeline)
-    chosen = {"inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
-    where = {"device": str(pipeline.device), "dtype": str(pipeline.unet.dtype).removeprefix("torch.")}
+def _plain(
+    settings: DubSettings,
+    sampling: Sampling,
+    device: torch.device,
+    pipeline: LipsyncPipeline,
+    plan: MemoryPlan | None,
+) -> dict[str, object]:
+    """What was chosen, as JSON takes it."""
+    chosen: dict[str, object] = {
+        "inference_steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        "device": str(device),
+        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
+        "memory_plan": None if plan is None else str(plan),
+    }
+    if isinstance(sampling.steering, SyncGuidance):
+        chosen["guidance_scale"] = "by sync"
+        chosen["draft_sync_confidences"] = [round(value, 3) for value in sampling.steering.confidences]
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
-    return {**plain, **chosen, **where}
+    return {**plain, **chosen}

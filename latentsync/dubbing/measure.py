@@ -1,7 +1,7 @@
 """A job measured several times, and then done.
 
-A first run warms up and is kept apart; the measured runs follow, in a folder of their own; the last run,
-not measured, writes the wanted output. None of it changes a frame.
+A first run, as far as one window, warms up and is kept apart; the measured runs follow, in a folder of their
+own; the last run, not measured, writes the wanted output. None of it changes a frame.
 """
 
 import shutil
@@ -42,7 +42,7 @@ def profile_dub(
     progress: ProgressCallback | None = None,
     **options: object,
 ) -> Profile:
-    """`dub`, measured: one run to warm up, `runs` measured ones, and one that writes `output`.
+    """`dub`, measured: its first window to warm up, `runs` whole runs, and one that writes `output`.
 
     `memory`: also a peak a stage. `with_stack`: the first TRACED_FRAMES once more, one stage at a time, for a
     trace with Python's stacks that chrome://tracing and Perfetto open. The files go to `folder` (default:
@@ -59,14 +59,15 @@ def profile_dub(
     device = pick_device(settings.device)
     options = {**options, "seed": settings.seed}  # drawn once, if at all
     job = partial(dub, video, audio, model=model, **options)
-    shares = _shares(progress, jobs=2 + runs)
+    shares = _shares(progress, jobs=1 + runs)
     with tempfile.TemporaryDirectory(prefix="latentsync-", dir=settings.temp_dir) as scratch:
         result, trace = Path(scratch) / f"run{Path(output).suffix}", Path(scratch) / TRACE
         measured = partial(_measure, partial(job, result, temp_dir=None), device, memory)
-        warm_up, *measured_runs = [measured(next(shares)) for _ in range(1 + runs)]
+        warm_up = measured(_stop_at(1))
+        measured_runs = [measured(next(shares)) for _ in range(runs)]
         if with_stack:
             with _trace(device, trace, memory=memory) as profiler, suppress(_Enough):
-                job(result, temp_dir=None, threads=False, profiler=profiler, progress=_stop_early)
+                job(result, temp_dir=None, threads=False, profiler=profiler, progress=_stop_at(TRACED_FRAMES))
         report = job(output, progress=next(shares))
         profile = Profile(report, warm_up, tuple(measured_runs), memory, folder)
         profile.save()
@@ -78,20 +79,26 @@ def profile_dub(
 def _measure(
     job: Callable[..., DubReport], device: torch.device, memory: bool, progress: ProgressCallback | None
 ) -> Run:
-    """One run of `job` and what its stages took."""
-    with measure_memory(device) if memory else nullcontext() as meter:
+    """One run of `job`, or as far as `progress` lets it go, and what its stages took."""
+    began = time.perf_counter()
+    with measure_memory(device) if memory else nullcontext() as meter, suppress(_Enough):
         profiler = Profiler(detailed=True, device=device, memory=meter)
-        report = job(profiler=profiler, progress=progress)
-    return Run(report.total_seconds, profiler.records)
+        job(profiler=profiler, progress=progress)
+    return Run(time.perf_counter() - began, profiler.records)
 
 
 class _Enough(Exception):
     """Ends a job whose result nobody wants."""
 
 
-def _stop_early(progress: Progress) -> None:
-    if progress.frames >= TRACED_FRAMES:
-        raise _Enough
+def _stop_at(frames: int) -> ProgressCallback:
+    """Ends a job when it has written so many frames."""
+
+    def tell(progress: Progress) -> None:
+        if progress.frames >= frames:
+            raise _Enough
+
+    return tell
 
 
 @contextmanager

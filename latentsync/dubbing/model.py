@@ -12,14 +12,18 @@ from safetensors import SafetensorError
 from latentsync.checkpoint import check_stored, first_line, known_release, read_json
 from latentsync.diffusion.original import INDEX, UNET_FILE, download, find_original
 from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.dubbing.memory import is_offloaded
 from latentsync.errors import CheckpointError
 
-DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "checkpoints" / "latentsync-tiny"
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
+DEFAULT_MODEL = CHECKPOINTS / "latentsync-tiny"
+DEFAULT_SYNCNETS = ("syncnet-tiny", "stable_syncnet.pt")  # in CHECKPOINTS
 PARTS = {  # what a model folder may name; anything else would import code of the folder's choosing
     "vae": {"AutoencoderKL"},
     "audio_encoder": {"WhisperModel"},
     "unet": {"UNet3DConditionModel"},
 }
+SYNCNET_FILE = "stable_syncnet.pt"
 PART_LIBRARIES = {"diffusers", "transformers", "latentsync.diffusion.unet"}
 
 
@@ -41,7 +45,7 @@ def load_model(
     """
     original = {name: value for name, value in original.items() if value is not None}
     if isinstance(model, LipsyncPipeline):
-        fits = model.device == device and model.unet.dtype == dtype
+        fits = is_offloaded(model) or (model.device == device and model.unet.dtype == dtype)
         name = str(model.config.get("_name_or_path") or "given pipeline")
         return model if fits else model.to(device, dtype), name
     for library in (diffusers, transformers):
@@ -64,6 +68,22 @@ def load_model(
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, name
+
+
+def find_syncnet(model: str | Path | LipsyncPipeline | None) -> Path:
+    """The judge of sync that goes with `model`: beside released files, else in checkpoints/.
+
+    Raises: FileNotFoundError when there is none.
+    """
+    beside = [Path(model), Path(model).parent] if isinstance(model, str | Path) else []
+    places = [folder / SYNCNET_FILE for folder in beside] + [CHECKPOINTS / name for name in DEFAULT_SYNCNETS]
+    for place in places:
+        if place.exists():
+            return place
+    raise FileNotFoundError(
+        f"{SYNCNET_FILE} is neither beside the model nor in {str(CHECKPOINTS)!r}: sync_guidance needs a "
+        "SyncNet to judge the drafts; pass its place as syncnet (checkpoints/README.md says from where)"
+    )
 
 
 def _place(model: str | Path | None) -> Path:

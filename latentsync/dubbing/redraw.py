@@ -23,7 +23,7 @@ from latentsync.face import Composer, Tracked, TrackedFace, align, normalize, si
 from latentsync.media import nearest_tick, resample
 from latentsync.profiling import stage
 
-DrawRun = Callable[[Iterable[Tensor], Iterable[Tensor]], Iterator[Tensor]]
+DrawRun = Callable[[Iterable[Tensor], Iterable[Tensor], int], Iterator[Tensor]]  # faces, sound, first tick
 
 
 class Generator(Protocol):
@@ -112,8 +112,10 @@ def _drawn_ticks(
             yield from (Drawn(tick.tick, None, None) for tick, _ in run)
             continue
         numbers: deque[int] = deque()
-        faces, tokens = _split(run, resolution, numbers)
-        for face in draw_run(faces, tokens):
+        pairs = iter(run)
+        first = next(pairs)
+        faces, tokens = _split(itertools.chain([first], pairs), resolution, numbers)
+        for face in draw_run(faces, tokens, first[0].tick):
             yield Drawn(numbers.popleft(), shot, face)
 
 

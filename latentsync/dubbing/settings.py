@@ -7,8 +7,10 @@ from pathlib import Path
 
 from diffusers.utils import is_xformers_available
 
-from latentsync.diffusion.pipeline import LipsyncPipeline, Sampling
+from latentsync.diffusion.pipeline import Batching, LipsyncPipeline, Sampling
 from latentsync.diffusion.presets import PRESETS, with_sampler
+from latentsync.diffusion.sync_guidance import SCALES, Steering
+from latentsync.dubbing.memory import OFFLOADS, parse_bytes
 
 RANDOM_SEED = -1  # upstream's word for: any
 ATTENTIONS = ("sdpa", "xformers")
@@ -25,8 +27,12 @@ class DubSettings:
 
     `preset` ("reference", "balanced", "fast") sets steps, sampler, cache and guidance window at once
     (`diffusion.presets`); what is said beside it wins. `enable_deepcache` reuses the deep features of the
-    U-Net on all but every `cache_interval`-th step. `batch_size`: frames that go through the autoencoder at a
-    time, less memory for the same picture; `vae_tiling` sends pieces of a frame, with faint joints.
+    U-Net on all but every `cache_interval`-th step. `sync_guidance` has a SyncNet (`syncnet`: its file or
+    folder) look at the drafts and choose the guidance between 1 and 2. `batch_size`: frames at a time, the
+    same picture with less memory below a window (16), with more above it, where several windows are drawn at
+    once as far as memory allows; `vae_tiling` sends pieces of a frame, with faint joints. `vram` ("8GB"):
+    memory of the device that the job keeps to, whatever that costs in time; `offload` ("model", "group",
+    "sequential") keeps weights in the machine's memory until they are needed.
     `attention` is torch's own ("sdpa") or "xformers"; `compile` compiles the U-Net at its first windows,
     which pays for long clips. `unet_config`, `whisper`, `vae` and `resolution` belong to released files
     (`LipsyncPipeline.from_original`). `seed` -1 draws one.
@@ -39,7 +45,11 @@ class DubSettings:
     enable_deepcache: bool = False
     cache_interval: int = 3
     cache_branch_id: int = 0
+    sync_guidance: bool = False
+    syncnet: str | Path | None = None
     batch_size: int | None = None
+    vram: str | None = None
+    offload: str | None = None
     vae_tiling: bool = False
     attention: str = "sdpa"
     compile: bool = False
@@ -79,6 +89,17 @@ class DubSettings:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch size {self.batch_size}: at least 1 frame goes through the autoencoder")
+        if self.vram is not None:
+            parse_bytes(self.vram)
+        if self.offload not in (None, *OFFLOADS):
+            raise ValueError(f"offload {self.offload!r} is unknown; expected one of {', '.join(OFFLOADS)}")
+        if self.sync_guidance and self.guidance_scale is not None:
+            raise ValueError(
+                f"sync_guidance chooses the guidance itself, from {SCALES[0]} to {SCALES[1]}: leave "
+                f"guidance_scale {self.guidance_scale} out"
+            )
+        if self.syncnet is not None and not self.sync_guidance:
+            raise ValueError(f"syncnet {str(self.syncnet)!r} is only used with sync_guidance: add it")
         start, stop = self.guidance_window or (0.0, 1.0)
         if not 0 <= start <= stop <= 1:
             raise ValueError(
@@ -90,7 +111,18 @@ class DubSettings:
         parts = {"config": self.unet_config, "whisper": self.whisper, "vae": self.vae}
         return {**parts, "resolution": self.resolution}
 
-    def sampling(self, pipeline: LipsyncPipeline) -> Sampling:
+    @property
+    def stays_on_device(self) -> bool:
+        """Whether the weights can go to the device as soon as they are read."""
+        return self.vram is None and self.offload in (None, "none")
+
+    def batching(self, window: int) -> Batching | None:
+        """What `batch_size` means for windows of so many frames; None when it was not said."""
+        if self.batch_size is None:
+            return None
+        return Batching(min(self.batch_size, window), max(1, self.batch_size // window))
+
+    def sampling(self, pipeline: LipsyncPipeline, steering: Steering | None = None) -> Sampling:
         """How `pipeline` denoises: what was said, else the preset, else the model's own choice."""
         preset = None if self.preset is None else PRESETS[self.preset]
         interval = preset.cache_interval if preset else 1
@@ -98,16 +130,17 @@ class DubSettings:
         steps = preset.steps if preset and self.inference_steps is None else self.inference_steps
         return pipeline.sampling(
             steps,
-            self.guidance_scale,
+            sum(SCALES) / 2 if steering else self.guidance_scale,
             guidance_window=window,
+            steering=steering,
             cache_interval=self.cache_interval if self.enable_deepcache else interval,
             cache_branch_id=self.cache_branch_id,
         )
 
 
 def prepared(pipeline: LipsyncPipeline, settings: DubSettings) -> LipsyncPipeline:
-    """The pipeline with the job's sampler and number of frames at a time, a copy that shares its networks;
-    what speeds these up stays with them.
+    """The pipeline with the job's sampler, a copy that shares its networks; what speeds these up stays with
+    them.
 
     Raises: ImportError when xformers was asked for and is not installed.
     """
@@ -119,11 +152,7 @@ def prepared(pipeline: LipsyncPipeline, settings: DubSettings) -> LipsyncPipelin
         pipeline.unet.enable_xformers_memory_efficient_attention()
     if settings.compile:
         pipeline.unet.compile()
-    if settings.preset is None and settings.batch_size is None:
-        return pipeline
     pipeline = copy.copy(pipeline)
     if settings.preset is not None:
         pipeline.scheduler = with_sampler(pipeline.scheduler, PRESETS[settings.preset].scheduler)
-    if settings.batch_size is not None:
-        pipeline.frames_at_once = settings.batch_size
     return pipeline

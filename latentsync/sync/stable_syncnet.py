@@ -128,11 +128,20 @@ class StableSyncNet(ModelMixin, ConfigMixin):
     """Embeds faces and mel side by side; the cosine of the two vectors, in [0, 1], says how well they agree.
 
     `audio` and `vision` are arguments of `Encoder`. What the encoders say before normalisation comes from
-    calling `audio_encoder` and `visual_encoder`.
+    calling `audio_encoder` and `visual_encoder`. The others say what it was made for: `num_frames` at a time,
+    of `resolution` pixels, `lower_half` of each only, or latents (`latent_space`).
     """
 
     @register_to_config
-    def __init__(self, audio: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        audio: Mapping[str, Any],
+        vision: Mapping[str, Any],
+        num_frames: int = 16,
+        resolution: int = 256,
+        lower_half: bool = True,
+        latent_space: bool = False,
+    ) -> None:
         super().__init__()
         self.audio_encoder = Encoder(**audio)
         self.visual_encoder = Encoder(**vision)
@@ -144,12 +153,25 @@ class StableSyncNet(ModelMixin, ConfigMixin):
         vision, audio = self.visual_encoder(frames), self.audio_encoder(mel)
         return F.normalize(vision.flatten(1)), F.normalize(audio.flatten(1))
 
+    def prepare(self, faces: Tensor) -> Tensor:
+        """Aligned faces (F, 3, R, R) in [-1, 1] as this network sees them: (F*3, H, W), for a network of
+        pixels.
+        """
+        side = int(self.config.resolution)
+        if faces.shape[-1] != side:  # as upstream, without antialiasing
+            faces = F.interpolate(faces, (side, side), mode="bicubic", align_corners=False)
+        rows = slice(side // 2, None) if self.config.lower_half else slice(None)
+        return faces[:, :, rows].flatten(0, 1)
+
     @classmethod
     def from_upstream(
-        cls, model_config: Mapping[str, Any], state_dict: Mapping[str, Tensor] | None = None
+        cls,
+        model_config: Mapping[str, Any],
+        state_dict: Mapping[str, Tensor] | None = None,
+        **made_for: Any,
     ) -> "StableSyncNet":
         """The network of an upstream YAML's `model` section, with upstream's tensors when they are given
-        (strictly).
+        (strictly); `made_for` are the last arguments of the class.
 
         Without `attn_blocks`, which upstream's syncnet_25_pixel.yaml forgets, nothing attends. Raises:
         ValueError for a configuration this class does not cover, RuntimeError for tensors that do not fit.
@@ -161,7 +183,7 @@ class StableSyncNet(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"unknown SyncNet configuration key(s) {[*given]}; see configs/syncnet/ for the known ones"
             )
-        model = cls(audio, vision)
+        model = cls(audio, vision, **made_for)
         if state_dict is not None:
             load_exactly(model, state_dict)
         return model.eval()

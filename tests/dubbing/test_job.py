@@ -8,10 +8,12 @@ import torch
 from dubbing_clips import empty, portrait, write_clip, write_sound
 
 import latentsync
+from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.dubbing.playback import play
 from latentsync.dubbing.settings import DubSettings
 from latentsync.errors import CheckpointError, FaceNotFound, MediaError
 from latentsync.media import VideoReader, audio_info
+from latentsync.sync.stable_syncnet import StableSyncNet
 
 
 def frames_of(path):
@@ -317,3 +319,41 @@ def test_a_missing_temporary_folder_and_a_pipe_as_output_are_refused(model, clip
 def test_a_seed_out_of_range_is_named():
     with pytest.raises(ValueError, match="seed"):
         DubSettings(seed=10**20)
+
+
+def test_sync_guidance_judges_the_drafts_of_a_job(model, clips, tmp_path):
+    widths = {"block_out_channels": [32, 64, 128]}
+    audio = {"in_channels": 1, "downsample_factors": [[10, 4], [8, 7], 1], **widths}
+    vision = {"in_channels": 24, "downsample_factors": [[4, 8], [4, 4], 1], **widths}
+    torch.manual_seed(0)
+    StableSyncNet(audio, vision, num_frames=8, resolution=32).save_pretrained(tmp_path / "judge")
+    inputs = (clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4")
+    options = {"inference_steps": 2, "sync_guidance": True, "syncnet": tmp_path / "judge"}
+    report = latentsync.dub(*inputs, model=model, dtype="float32", **options)
+    assert report.settings["guidance_scale"] == "by sync"
+    confidences = report.settings["draft_sync_confidences"]
+    assert confidences and all(0 <= value <= 1 for value in confidences)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sync_guidance": True, "guidance_scale": 1.5}, "leave guidance_scale 1.5 out"),
+        ({"syncnet": "judge.pt"}, "only used with sync_guidance"),
+        ({"sync_guidance": True, "syncnet": "absent.pt"}, "absent.pt"),
+    ],
+)
+def test_sync_guidance_that_cannot_be_is_refused(options, words, model, clips, tmp_path):
+    inputs = (clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4")
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        latentsync.dub(*inputs, model=model, dtype="float32", **options)
+
+
+def test_frames_of_a_looped_clip_are_encoded_once(model, clips, tmp_path, monkeypatch):
+    """Twelve frames, shown back and forth; the smoothed alignment differs a little at the turns."""
+    encoded, encode = [], LipsyncPipeline.encode
+    monkeypatch.setattr(LipsyncPipeline, "encode", lambda *a: encoded.append(len(a[1])) or encode(*a))
+    sound = write_sound(tmp_path / "long.wav", 1.4)
+    report = latentsync.dub(clips / "face.mp4", sound, tmp_path / "out.mp4", model=model)
+    assert report.frames == 35
+    assert 12 <= sum(encoded) <= 16

@@ -149,7 +149,7 @@ def test_json_and_csv_say_the_same(profiled):
         assert stage["seconds"]["mean"] == pytest.approx(statistics.fmean(seconds))
         assert (stage["seconds"]["min"], stage["seconds"]["max"]) == (min(seconds), max(seconds))
         assert stage["peak_memory_bytes"]["min"] > 2**20
-    assert set(told["warm_up"]["stages"]) == STAGES
+    assert set(told["warm_up"]["stages"]) == STAGES - {"write/finish"}  # it ends at its first frame
     with (profile.folder / "profile.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["stage"] for row in rows] == [stage["stage"] for stage in told["stages"]]
@@ -190,9 +190,8 @@ def test_a_random_seed_is_drawn_once_for_all_runs(model, clips, tmp_path, monkey
     seeds = []
 
     def dub(*paths, **options):
-        report = latentsync.dub(*paths, **options)
-        seeds.append(report.seed)
-        return report
+        seeds.append(options["seed"])
+        return latentsync.dub(*paths, **options)
 
     monkeypatch.setattr("latentsync.dubbing.measure.dub", dub)
     profile_dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "o.mp4", model=model, runs=1, seed=-1)
@@ -203,7 +202,7 @@ def test_progress_runs_once_over_all_runs(profiled):
     _, told = profiled
     shares = [progress.frames / progress.frames_total for progress in told]
     assert shares == sorted(shares) and shares[-1] == 1
-    assert len(told) == 4 * 10  # warm-up, two runs, the job; the trace tells nothing
+    assert len(told) == 3 * 10  # two runs, the job; warm-up and trace tell nothing
 
 
 def test_nothing_is_left_but_the_result_and_the_profile(model, clips, tmp_path):

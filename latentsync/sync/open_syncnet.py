@@ -1,0 +1,73 @@
+"""A StableSyncNet of a file or folder: `stable_syncnet.pt` as released, or a folder that we saved.
+
+Which of the published networks a file holds is read off its tensors: configs/syncnet/*.yaml are tried for
+names and shapes.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from latentsync.checkpoint import check_stored, first_line, read_weights
+from latentsync.config import load_config
+from latentsync.errors import CheckpointError, ConfigError
+from latentsync.sync.stable_syncnet import StableSyncNet
+from latentsync.sync.syncnet_config import SyncNetConfig
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "syncnet"
+CONFIG_FILE = "config.json"
+
+
+def open_syncnet(place: str | Path, config: str | Path | None = None) -> StableSyncNet:
+    """The network at `place`, on the CPU, in evaluation mode; `config` is the YAML of a file that none of
+    ours describes.
+
+    Raises: FileNotFoundError, ConfigError, CheckpointError.
+    """
+    place = Path(place)
+    if place.is_dir():
+        return _open_folder(place)
+    weights = read_weights(place, expect="stable_syncnet")
+    paths = [Path(config)] if config is not None else sorted(CONFIGS.glob("*.yaml"))
+    for path in paths:
+        syncnet = _build(path)
+        if _shapes(syncnet.state_dict()) == _shapes(weights.tensors):
+            syncnet.load_state_dict(weights.tensors, assign=True)
+            return syncnet.eval()
+    tried = ", ".join(path.name for path in paths) or f"nothing in {CONFIGS}"
+    raise CheckpointError(
+        f"SyncNet {str(place)!r} ({len(weights.tensors)} tensors) is the network of none of {tried}: "
+        "pass the YAML that it was trained with"
+    )
+
+
+def _build(path: Path) -> StableSyncNet:
+    """The network of a YAML on the meta device."""
+    config = load_config(SyncNetConfig, path)
+    try:
+        with torch.device("meta"):
+            return config.build()
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise ConfigError(f"configuration {path}: {first_line(error)}") from error
+
+
+def _open_folder(folder: Path) -> StableSyncNet:
+    if not (folder / CONFIG_FILE).is_file():
+        held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+        raise CheckpointError(f"SyncNet folder {str(folder)!r} has no {CONFIG_FILE} (it holds {held})")
+    try:
+        syncnet = StableSyncNet.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+        check_stored(folder, syncnet.state_dict())
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"SyncNet folder {str(folder)!r} cannot be loaded: {first_line(error)}"
+        ) from error
+    return syncnet.eval()
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
