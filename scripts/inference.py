@@ -47,8 +47,12 @@ def parse() -> argparse.Namespace:
     add("--preset", choices=presets, help="steps, sampler and cache at once (default: the model's own)")
     add("--inference_steps", type=int, help="denoising steps (default: the model's own)")
     add("--enable_deepcache", action="store_true", help="reuse the U-Net's deep features between steps")
-    add("--cache_interval", type=int, default=3, help="whole U-Net every n-th step only (default 3)")
-    add("--cache_branch_id", type=int, default=0, help="with the cache: layers run anew, less 1 (default 0)")
+    add(
+        "--cache_interval",
+        type=int,
+        help="with the cache: whole U-Net every n-th step (default 3, or preset)",
+    )
+    add("--cache_branch_id", type=int, help="with the cache: layers run anew, less 1 (default 0)")
     add("--batch_size", type=int, help="frames through the autoencoder at a time (default: a window)")
     add("--vae_tiling", action="store_true", help="pieces of a frame through the autoencoder: least memory")
     add("--attention", default="sdpa", choices=("sdpa", "xformers"), help="kernels (default sdpa: torch's)")

@@ -277,6 +277,7 @@ def check_temp_dir(temp_dir: str | Path | None) -> None:
 def _plain(settings: DubSettings, pipeline: LipsyncPipeline) -> dict[str, object]:
     sampling = settings.sampling(pipeline)
     chosen = {"inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
+    chosen |= {"cache_interval": sampling.cache_interval, "cache_branch_id": sampling.cache_branch_id}
     where = {"device": str(pipeline.device), "dtype": str(pipeline.unet.dtype).removeprefix("torch.")}
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
     return {**plain, **chosen, **where}
