@@ -3,22 +3,21 @@
     python benchmarks/inference.py                 # all of it, some minutes on two cores
     python benchmarks/inference.py --only flops
 
-Three models: the embedded default on the portrait in assets/ (presets, number types, cache, whole job), a
-mid-size U-Net of random weights (cache, number types, guidance), and the released U-Net on the meta device,
-where only operations are counted. Ratios are plain / ours: above 1 is a gain. Every pair is timed in turns.
+Three models: the embedded default on the portrait in assets/ (presets, number types, cache, whole job, and
+every stage of it beside a plain loop), a mid-size U-Net of random weights (cache, number types, guidance),
+and the released U-Net on the meta device, where only operations are counted. Ratios are plain / ours: above 1
+is a gain. Every pair is timed in turns.
 """
 
 import argparse
 import dataclasses
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import torch
+from side_by_side import ASSETS, open_demo, row, timed
+from stages import stages
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,50 +29,15 @@ from latentsync.diffusion.presets import PRESETS, with_sampler
 from latentsync.diffusion.released_config import ReleasedConfig, ReleasedModelConfig
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.dubbing.model import load_model
-from latentsync.dubbing.redraw import face_matrix
-from latentsync.face import Composer, align, crop_size, make_detector, normalize, paste_mask, track
-from latentsync.face.align import invert, sample
-from latentsync.media import VideoReader, read_audio, resample
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
 FRAMES = 32
 MID_WIDTHS = (96, 192, 384, 384)
-
-
-def timed(ways: dict[str, Callable[[], object]], rounds: int = 3) -> dict[str, float]:
-    """Median seconds of each way, taken in turns after one round apart."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            if number:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def row(name: str, plain: float, ours: float, note: str = "") -> None:
-    print(f"  {name:<44} {plain:8.3f} s {ours:8.3f} s   x{plain / ours:5.2f}   {note}")
 
 
 def psnr(drawn: Tensor, reference: Tensor, hole: Tensor) -> float:
     """Decibels in the hole, of pixels in [-1, 1]."""
     error = ((drawn.clamp(-1, 1) - reference.clamp(-1, 1)) / 2)[:, hole.expand(3, -1, -1)]
     return float(-10 * torch.log10(error.square().mean()))
-
-
-def portrait(pipeline: LipsyncPipeline) -> tuple[Tensor, Tensor, list[np.ndarray], list[np.ndarray]]:
-    """Aligned faces and audio windows of the demo's inputs, their frames and matrices."""
-    images, matrices = [], []
-    with VideoReader(ASSETS / "portrait.mp4") as reader, make_detector("auto") as detector:
-        for seen in track((tick.frame for tick in resample(reader, Fraction(25))), detector):
-            images.append(seen.frame.image)
-            matrices.append(face_matrix(seen.face, pipeline.resolution))
-            if len(images) == FRAMES:
-                break
-    faces = normalize(align(images, np.stack(matrices), pipeline.resolution))
-    waveform = torch.from_numpy(read_audio(ASSETS / "speech.wav"))
-    return faces, torch.stack(list(pipeline.audio_windows(waveform, FRAMES))), images, matrices
 
 
 def draw(pipeline: LipsyncPipeline, faces: Tensor, windows: Tensor, **options: object) -> Tensor:
@@ -85,7 +49,8 @@ def draw(pipeline: LipsyncPipeline, faces: Tensor, windows: Tensor, **options: o
 def embedded() -> None:
     """Presets, cache and number types of the embedded default."""
     pipeline, _ = load_model(None, pick_device("cpu"), torch.float32)
-    faces, windows, images, matrices = portrait(pipeline)
+    demo = open_demo(pipeline, FRAMES)
+    faces, windows = demo.faces, demo.windows
     hole = pipeline.mask() == 0
     own = pipeline.scheduler
     print(
@@ -105,20 +70,17 @@ def embedded() -> None:
             guidance_window=window,
         )
 
+    def own_steps() -> Tensor:
+        pipeline.scheduler = own
+        return draw(pipeline, faces, windows)
+
+    ways = {name: (lambda name=name: preset(name)) for name in PRESETS} | {"own": own_steps}
     reference = preset("reference")
-    seconds = timed({name: (lambda name=name: preset(name)) for name in PRESETS}, rounds=2)
-    for name in PRESETS:
-        likeness = psnr(preset(name), reference, hole)
-        row(f"reference -> {name}", seconds["reference"], seconds[name], f"{likeness:.1f} dB")
-    pipeline.scheduler = own
-    seconds = timed({"own": lambda: draw(pipeline, faces, windows)}, rounds=2)
-    likeness = psnr(draw(pipeline, faces, windows), reference, hole)
-    row(
-        "reference -> the model's own 3 steps",
-        _reference_seconds(preset),
-        seconds["own"],
-        f"{likeness:.1f} dB",
-    )
+    seconds = timed(ways, rounds=2)
+    for name, way in ways.items():
+        title = "the model's own 3 steps" if name == "own" else name
+        likeness = psnr(way(), reference, hole)
+        row(f"reference -> {title}", seconds["reference"], seconds[name], f"{likeness:.1f} dB")
 
     print("\nembedded default: one way against another")
     plain = draw(pipeline, faces, windows, steps=10)
@@ -145,39 +107,6 @@ def embedded() -> None:
         rounds=2,
     )
     row("float32 -> bfloat16, own 3 steps", *seconds.values(), f"{psnr(rough, exact, hole):.1f} dB")
-    composing(images, matrices, exact, pipeline.resolution)
-
-
-def _reference_seconds(preset: Callable[[str], Tensor]) -> float:
-    began = time.perf_counter()
-    preset("reference")
-    return time.perf_counter() - began
-
-
-def composing(images: list[np.ndarray], matrices: list[np.ndarray], drawn: Tensor, resolution: int) -> None:
-    """Back into the frame: the whole picture resampled, as a plain loop does, or the region of interest."""
-    big = [np.ascontiguousarray(np.pad(image, ((284, 284), (704, 704), (0, 0)))) for image in images]
-    moved = [np.hstack([m[:, :2], m[:, 2:] - m[:, :2] @ np.array([[704.0], [284.0]])]) for m in matrices]
-    composer = Composer(resolution, mask=paste_mask(resolution, "mouth"), match_colour=False)
-
-    def ours() -> None:
-        for image, face, matrix in zip(big, drawn, moved, strict=True):
-            composer.compose(image, face, matrix)
-
-    def whole() -> None:
-        size = crop_size(resolution)
-        for image, face, matrix in zip(big, drawn, moved, strict=True):
-            crop = torch.nn.functional.interpolate(face[None], size[::-1], mode="bicubic", antialias=True)[0]
-            height, width = image.shape[:2]
-            warped = sample((crop.clamp(-1, 1) + 1) * 127.5, matrix, (width, height))
-            alpha = sample(composer.alpha, matrix, (width, height))
-            pixels = torch.from_numpy(image).permute(2, 0, 1).float()
-            torch.lerp(pixels, warped, alpha).round().to(torch.uint8)
-            invert(matrix)
-
-    seconds = timed({"whole": whole, "ours": ours}, rounds=2)
-    height, width = big[0].shape[:2]
-    row(f"paste into {width}x{height}: whole frame -> ROI", *seconds.values(), f"{FRAMES} frames")
 
 
 def whole_job() -> None:
@@ -254,7 +183,7 @@ def flops() -> None:
             )
 
 
-PARTS = {"flops": flops, "embedded": embedded, "mid": mid_size, "job": whole_job}
+PARTS = {"flops": flops, "stages": stages, "embedded": embedded, "mid": mid_size, "job": whole_job}
 
 
 def main() -> None:

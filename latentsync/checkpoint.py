@@ -341,12 +341,22 @@ def _tensors_and_rest(path: Path, held: Any) -> tuple[dict[str, Tensor], dict[st
     state = held if inner is None else inner
     tensors = {str(key).removeprefix(WRAPPER): v for key, v in state.items() if isinstance(v, Tensor)}
     others = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+    if not tensors and (nested := [str(key) for key, value in state.items() if _holds_tensors(value)]):
+        where = f"in {nested[0]!r}" if len(nested) == 1 else f"apart, in {', '.join(map(repr, nested[:5]))}"
+        raise CheckpointError(
+            f"weights {str(path)!r} hold their tensors a level too deep, {where}; expected a state dict, "
+            f"alone or under one of {', '.join(STATE_KEYS)}: save one such dict as a file of its own"
+        )
     if not tensors:
         keys = ", ".join(map(str, list(state)[:5])) or "nothing"
         raise CheckpointError(f"weights {str(path)!r} hold no tensors but {keys}; expected a state dict")
     if others and inner is not None:
         raise CheckpointError(f"weights {str(path)!r}: {others[0]!r} in the state dict is no tensor")
     return tensors, {**rest, **({key: held[key] for key in others} if inner is None else {})}
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(inner, Tensor) for inner in value.values())
 
 
 def openai_dims(weights: Weights) -> dict[str, int]:

@@ -18,9 +18,11 @@ Schema = TypeVar("Schema")
 def load_config(schema: type[Schema], path: str | Path, overrides: Sequence[str] = ()) -> Schema:
     """The `schema` dataclass filled from the YAML at `path`, then from `overrides` such as "loop.steps=100".
 
-    Raises: FileNotFoundError, ConfigError (unknown key, wrong type, missing value, not YAML).
+    Raises: FileNotFoundError, ConfigError (a folder, unknown key, wrong type, missing value, not YAML).
     """
     path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"configuration {str(path)!r} is a folder; pass the YAML file in it")
     if not path.is_file():
         raise FileNotFoundError(f"configuration {str(path)!r} does not exist; the known ones lie in configs/")
     try:

@@ -1,5 +1,7 @@
 """Which device and number type a job runs on: flags in, `torch.device` and `torch.dtype` out."""
 
+import logging
+
 import torch
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -33,8 +35,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The number type called `name`; auto is the fastest that keeps the picture.
 
     That is float16 on CUDA from capability 7.0 (bfloat16 is no faster there), bfloat16 on a CPU that
-    multiplies it (docs/performance.md: 2.4 times as fast, 57 dB), float32 elsewhere; float16 on a CPU is some
-    100 times slower. Raises: ValueError for an unknown name.
+    multiplies it (docs/performance.md: 2.4 times as fast, 57 dB), float32 elsewhere. float16 is
+    warned of on a CPU without instructions for it. Raises: ValueError for an unknown name.
     """
     if name == "auto":
         if device.type == "cuda":
@@ -42,6 +44,10 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if device.type == "cpu" and cpu_multiplies_bfloat16() else torch.float32
     if name not in DTYPES:
         raise ValueError(f"unknown dtype {name!r}; expected auto, {', '.join(DTYPES)}")
+    if name == "float16" and device.type == "cpu" and cpu_is_slow_at_float16():
+        logging.getLogger(__name__).warning(
+            "float16 is about 100 times slower than float32 on this CPU; leave --dtype out, or pass float32"
+        )
     return DTYPES[name]
 
 
@@ -51,3 +57,11 @@ def cpu_multiplies_bfloat16() -> bool:
     """
     able = torch.cpu.get_capabilities()
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+def cpu_is_slow_at_float16() -> bool:
+    """Whether this is an x86 CPU without instructions for it (AVX-512 FP16, AMX FP16): there a convolution
+    took 170 times as long as in float32, with them 1.3 times.
+    """
+    able = torch.cpu.get_capabilities()
+    return able.get("architecture") == "x86_64" and not (able.get("amx_fp16") or able.get("avx512_fp16"))

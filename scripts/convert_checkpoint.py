@@ -6,16 +6,12 @@
 """
 
 import argparse
-import sys
 
-from latentsync.device import DTYPES
-from latentsync.diffusion.convert import to_folder, to_upstream
-from latentsync.errors import LatentSyncError
+from latentsync.command import Parser, run_command
 
 
 def parse() -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, allow_abbrev=False)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("source", help="latentsync_unet.pt (or .safetensors); with --to-upstream a model folder")
     add("output", help="the new folder; with --to-upstream the new .pt")
@@ -24,23 +20,30 @@ def parse() -> argparse.Namespace:
     add("--whisper", help="whisper/tiny.pt (default: beside the U-Net)")
     add("--vae", help="autoencoder: folder, file or Hub id (default: beside the U-Net, else the Hub)")
     add("--resolution", type=int, help="pixels of a face, for a file that nothing else identifies")
-    add("--dtype", default="float32", choices=sorted(DTYPES), help="of the folder (default float32: exact)")
+    add(
+        "--dtype",
+        default="float32",
+        choices=("bfloat16", "float16", "float32"),
+        help="of the folder (default float32: exact)",
+    )
     return parser.parse_args()
 
 
+def run(flags: argparse.Namespace) -> None:
+    """Convert, then say where the result is."""
+    from latentsync.device import DTYPES
+    from latentsync.diffusion.convert import to_folder, to_upstream
+
+    if flags.to_upstream:
+        print(to_upstream(flags.source, flags.output))
+        return
+    options = {"whisper": flags.whisper, "vae": flags.vae, "resolution": flags.resolution}
+    options |= {"config": flags.unet_config_path, "dtype": DTYPES[flags.dtype]}
+    print(to_folder(flags.source, flags.output, **options))
+
+
 def main() -> int:
-    flags = parse()
-    try:
-        if flags.to_upstream:
-            print(to_upstream(flags.source, flags.output))
-        else:
-            options = {"whisper": flags.whisper, "vae": flags.vae, "resolution": flags.resolution}
-            options |= {"config": flags.unet_config_path, "dtype": DTYPES[flags.dtype]}
-            print(to_folder(flags.source, flags.output, **options))
-    except (LatentSyncError, OSError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(run, parse(), interrupted="interrupted: nothing was written")
 
 
 if __name__ == "__main__":

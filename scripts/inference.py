@@ -6,30 +6,14 @@ Exit codes: 0 done, 2 something in the input must be mended (one line says what)
 """
 
 import argparse
-import io
 import logging
-import os
-import signal
-import sys
 from pathlib import Path
-from typing import NoReturn
 
-os.environ.setdefault("GLOG_minloglevel", "2")  # MediaPipe's C++ log, read when it loads
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the flags in one line, as for any other input."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(
-            2, f"error: {message}; --help lists the flags, and --video=-x.mp4 names a file with a dash\n"
-        )
+from latentsync.command import Parser, leave, run_command
 
 
 def parse() -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=form, allow_abbrev=False)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--video", "--video_path", required=True, help="the talking clip")
     add("--audio", "--audio_path", required=True, help="the soundtrack: any sound file, or a video's sound")
@@ -48,8 +32,12 @@ def parse() -> argparse.Namespace:
     add("--preset", choices=presets, help="steps, sampler and cache at once (default: the model's own)")
     add("--inference_steps", type=int, help="denoising steps (default: the model's own)")
     add("--enable_deepcache", action="store_true", help="reuse the U-Net's deep features between steps")
-    add("--cache_interval", type=int, default=3, help="whole U-Net every n-th step only (default 3)")
-    add("--cache_branch_id", type=int, default=0, help="with the cache: layers run anew, less 1 (default 0)")
+    add(
+        "--cache_interval",
+        type=int,
+        help="with the cache: whole U-Net every n-th step (default 3, or preset)",
+    )
+    add("--cache_branch_id", type=int, help="with the cache: layers run anew, less 1 (default 0)")
     add("--batch_size", type=int, help="frames at a time, above 16 several windows (default: a window, 16)")
     add("--vram", help="memory of the device to keep to, such as 8GB (default: as it comes)")
     offloads = ("none", "model", "group", "sequential")
@@ -140,36 +128,9 @@ def run(flags: argparse.Namespace) -> None:
     print(f"{report.output}: {report.frames} frames, {report.duration_seconds:.2f} s")
 
 
-def stop_once(_signal: int, _frame: object) -> NoReturn:
-    """The first Ctrl-C or kill cleans up; further ones must not disturb that."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def main() -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop_once)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names need not be text
-    flags = parse()
-    try:
-        from latentsync.errors import LatentSyncError
-
-        try:
-            run(flags)
-        except (LatentSyncError, OSError, ValueError, ImportError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(run, parse(), interrupted="interrupted: nothing was written")
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # threads that were interrupted in C++ code must not abort the exit
+    leave(main())

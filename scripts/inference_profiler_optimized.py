@@ -8,16 +8,12 @@ Table, JSON, CSV and plots go to VIDEO_OUT_PATH.profile/. Exit codes: 0 done, 2 
 """
 
 import argparse
-import os
-import sys
 
-os.environ.setdefault("GLOG_minloglevel", "2")  # MediaPipe's C++ log, read when it loads
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from latentsync.command import Parser, leave, run_command
 
 
 def parse() -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, allow_abbrev=False)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--unet_config_path", help="YAML of the U-Net (default: what the weights say)")
     add(
@@ -66,20 +62,8 @@ def run(flags: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    flags = parse()
-    try:
-        from latentsync.errors import LatentSyncError
-
-        try:
-            run(flags)
-        except (LatentSyncError, OSError, ValueError, ImportError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(run, parse(), interrupted="interrupted: nothing was written")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -9,28 +9,49 @@ import argparse
 import csv
 from pathlib import Path
 
-from latentsync.face import make_detector
-from latentsync.preprocess.pack import Source, pack
+from latentsync.command import Parser, run_command
+from latentsync.errors import ConfigError
+
+COLUMNS = ("path", "speaker", "split")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
     parser.add_argument("--list", required=True, type=Path, help="CSV of clips: path,speaker,split")
     parser.add_argument("--output", required=True, type=Path, help="folder of the packed collection")
     parser.add_argument(
         "--resolution", type=int, default=128, help="side of the aligned faces in pixels (default 128)"
     )
-    flags = parser.parse_args()
-    with flags.list.open(newline="") as file:
+    return parser.parse_args()
+
+
+def read_list(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV of clips. Raises: ConfigError when a column is missing, or empty in a row."""
+    with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows, start=1):
+        if missing := [name for name in COLUMNS if not row.get(name)]:
+            raise ConfigError(
+                f"list {path}, clip {number}: no {missing[0]}; the header path,speaker,split is needed"
+            )
+    return rows
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Pack every clip that is not packed yet, then say how many there are."""
+    from latentsync.face import make_detector
+    from latentsync.preprocess.pack import Source, pack
+
+    rows = read_list(flags.list)
     sources = [Source(flags.list.parent / row["path"], row["speaker"], row["split"]) for row in rows]
     clips = pack(sources, flags.output, make_detector("auto"), resolution=flags.resolution)
-    print(
-        f"{len(clips)} of {len(sources)} clips, {sum(clip.frames for clip in clips)} frames: {flags.output}"
-    )
+    frames = sum(clip.frames for clip in clips)
+    print(f"{len(clips)} of {len(sources)} clips, {frames} frames: {flags.output}")
+
+
+def main() -> int:
+    return run_command(run, parse())
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -13,19 +13,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from latentsync.command import Parser, run_command
+from latentsync.errors import LatentSyncError
+
 SCRIPTS = Path(__file__).resolve().parent
 CONFIGS = SCRIPTS.parent / "configs"
 
 
-def run(script: str, *arguments: str | Path) -> None:
-    """Run a script of this folder in its own process, as `accelerate launch` would on one device."""
-    subprocess.run([sys.executable, str(SCRIPTS / script), *map(str, arguments)], check=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
     parser.add_argument(
         "--list", required=True, type=Path, help="CSV of clips: path,speaker,split (train or val)"
     )
@@ -35,12 +31,26 @@ def main() -> None:
     parser.add_argument(
         "--mixed_precision", default="bf16", choices=("no", "bf16"), help="of the networks (default bf16)"
     )
-    flags = parser.parse_args()
+    return parser.parse_args()
+
+
+def do(script: str, *arguments: str | Path) -> None:
+    """Run a script of this folder in its own process, as `accelerate launch` would on one device.
+
+    Raises: LatentSyncError when it fails; it has said why by then.
+    """
+    done = subprocess.run([sys.executable, str(SCRIPTS / script), *map(str, arguments)])
+    if done.returncode:
+        raise LatentSyncError(f"{script} ended with exit code {done.returncode}; see the lines above")
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Every stage that is not done yet, then say where the model is."""
     packed, vae, audio, unet = (flags.work / name for name in ("packed", "vae", "audio", "unet"))
     precision = ("--mixed_precision", flags.mixed_precision)
-    run("pack_footage.py", "--list", flags.list, "--output", packed, "--resolution", "128")
+    do("pack_footage.py", "--list", flags.list, "--output", packed, "--resolution", "128")
     if not (vae / "vae").is_dir():
-        run(
+        do(
             "train_vae.py",
             "--config",
             CONFIGS / "vae/tiny.yaml",
@@ -50,13 +60,13 @@ def main() -> None:
         )
     if not (audio / "audio_encoder").is_dir():
         config = CONFIGS / "audio_encoder/tiny.yaml"
-        run("train_audio.py", "--config", config, f"data={packed}", f"output={audio}")
+        do("train_audio.py", "--config", config, f"data={packed}", f"output={audio}")
     data = (
         f"data.packed={packed}",
         f"data.vae={vae / 'vae'}",
         f"data.audio_encoder={audio / 'audio_encoder'}",
     )
-    run(
+    do(
         "train_unet.py",
         "--unet_config_path",
         CONFIGS / "unet/tiny.yaml",
@@ -67,5 +77,9 @@ def main() -> None:
     print(f"model: {unet / 'pipeline'}")
 
 
+def main() -> int:
+    return run_command(run, parse())
+
+
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -7,24 +7,32 @@
 
 import argparse
 
-from accelerate import Accelerator
-
-from latentsync.config import load_config
-from latentsync.diffusion.train import TrainUNetConfig, train_unet
+from latentsync.command import Parser, run_command
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
     parser.add_argument("--unet_config_path", required=True, help="YAML of the run (configs/unet/)")
     parser.add_argument("--mixed_precision", default="no", choices=("no", "bf16", "fp16"), help="default: no")
     parser.add_argument("overrides", nargs="*", help="key=value, over the YAML")
-    flags = parser.parse_args()
+    return parser.parse_args()
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Train, then say where the result is."""
+    from accelerate import Accelerator
+
+    from latentsync.config import load_config
+    from latentsync.diffusion.train import TrainUNetConfig, train_unet
+
     config = load_config(TrainUNetConfig, flags.unet_config_path, flags.overrides)
     train_unet(config, Accelerator(mixed_precision=flags.mixed_precision))
     print(f"pipeline: {config.data.output}/pipeline")
 
 
+def main() -> int:
+    return run_command(run, parse())
+
+
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,15 @@ def restored_generators() -> Iterator[None]:
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.random.set_rng_state(states[2])
+
+
+@pytest.fixture(autouse=True)
+def restored_signals() -> Iterator[None]:
+    """A command line that a test runs in this process takes Ctrl-C for itself: it is given back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def golden_root() -> Path:

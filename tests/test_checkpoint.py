@@ -69,6 +69,14 @@ WRONG = {
     "a bare pickle": (lambda p: write(p, pickle.dumps(Evil()) + b" " * 99), ["more than tensors"]),
     "a pickle of brackets": (lambda p: write(p, b"\x80\x02" + b"(" * 2000 + b"."), ["weights file.pt"]),
     "no state dict": (lambda p: saved(p, {"lr": 0.1, "note": "x" * 100}), ["no tensors", "lr"]),
+    "a state dict in a state dict": (
+        lambda p: saved(p, {"state_dict": {"state_dict": {"a": torch.zeros(99)}}}),
+        ["a level too deep, in 'state_dict'", "expected a state dict"],
+    ),
+    "a state dict of each network": (
+        lambda p: saved(p, {"unet": {"a": torch.zeros(99)}, "vae": {"b": torch.zeros(99)}}),
+        ["a level too deep", "'unet', 'vae'", "a file of its own"],
+    ),
     "a list": (lambda p: saved(p, [torch.zeros(9)]), ["list", "state dict"]),
     "a folder": (folder, ["folder"]),
     "something else in the state dict": (

@@ -49,6 +49,8 @@ def test_missing_values_and_files_are_named(tmp_path):
         load_config(TrainVaeConfig, CONFIGS / "vae/tiny.yaml", ["data=a"])
     with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
         load_config(TrainVaeConfig, tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_config(TrainVaeConfig, tmp_path)
     (tmp_path / "bad.yaml").write_text("a: [1,")
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         load_config(TrainVaeConfig, tmp_path / "bad.yaml")

@@ -17,6 +17,18 @@ def test_a_cpu_computes_in_bfloat16_where_it_can(monkeypatch, able, wanted):
     assert devices.cpu_multiplies_bfloat16() == (wanted == torch.bfloat16)
 
 
+@pytest.mark.parametrize(("able", "warnings"), [({"avx512_fp16": True}, 0), ({"avx512_bf16": True}, 1)])
+def test_float16_is_warned_of_in_one_line_where_a_cpu_is_slow_at_it(monkeypatch, caplog, able, warnings):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", **able})
+    assert pick_dtype("float16", torch.device("cpu")) == torch.float16
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warnings
+    assert all("100 times slower" in record.getMessage() for record in caplog.records)
+    assert all(len(record.getMessage().splitlines()) == 1 for record in caplog.records)
+    caplog.clear()
+    pick_dtype("float32", torch.device("cpu"))
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(("capability", "wanted"), [((6, 1), torch.float32), ((7, 0), torch.float16)])
 def test_a_cuda_card_computes_in_float16_from_volta_on(monkeypatch, capability, wanted):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)

@@ -1,8 +1,9 @@
-"""Audio features at 50 Hz -> one window of tokens a video frame.
+"""Audio features at 50 Hz -> one window of tokens a video frame; mel -> the window that a SyncNet hears.
 
 `T` rows of 50 Hz, `L` hidden states a row, `N = 2 (left + right + 1) L` tokens a frame, `D` width. Follows
 Audio2Feature.feature2chunks of bytedance/LatentSync, but gives exactly as many windows as frames (upstream
-adds 1-2).
+adds 1-2). Mel windows follow crop_audio_window of its SyncNet data set: they begin with the first of the
+video frames that are judged with them.
 """
 
 import math
@@ -12,7 +13,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from latentsync.audio.mel import SYNCNET_COLUMNS_PER_SECOND
+
 FEATURES_PER_SECOND = 50
+SYNCNET_FPS = 25  # of the clips that SyncNets learn from: how wide a window is
 
 
 def window_rows(frame: int, fps: float | Fraction, left: int = 2, right: int = 2) -> range:
@@ -67,3 +71,36 @@ def stream_windows(
                 buffer, offset = torch.cat([buffer[keep:], block]), offset + keep
         picked = torch.tensor(rows, device=buffer.device).clamp(min=0).sub(offset)
         yield buffer[picked.clamp(0, buffer.shape[0] - 1)].flatten(0, 1)
+
+
+def mel_columns(frames: int = 16) -> int:
+    """Columns of the mel that a SyncNet of `frames` video frames hears: 52 for 16, 80 for 25."""
+    return math.ceil(Fraction(frames * SYNCNET_COLUMNS_PER_SECOND, SYNCNET_FPS))
+
+
+def mel_start(frame: int, fps: float | Fraction) -> int:
+    """First mel column of video frame number `frame`."""
+    return int(frame * SYNCNET_COLUMNS_PER_SECOND / Fraction(fps))
+
+
+def mel_window(mel: Tensor, start_frame: int, frames: int = 16, *, fps: float | Fraction = 25) -> Tensor:
+    """The part (1, bands, W) of `mel` (bands, T) that belongs to `frames` video frames from `start_frame` on.
+
+    `W` is `mel_columns(frames)` at every rate, for a network hears no other width. Raises: ValueError for a
+    window that leaves the sound.
+    """
+    start, columns = mel_start(start_frame, fps), mel_columns(frames)
+    if mel.ndim != 2 or start_frame < 0 or start + columns > mel.shape[1]:
+        raise ValueError(f"mel {tuple(mel.shape)} has no window of {columns} columns at frame {start_frame}")
+    return mel[None, :, start : start + columns]
+
+
+def mel_windows(mel: Tensor, fps: float | Fraction = 25, *, frames: int = 16) -> Tensor:
+    """The windows (F, 1, bands, W) of `mel` (bands, T): one for each video frame at which a whole one begins.
+
+    Raises: ValueError for a mel shorter than one window.
+    """
+    windows = [mel_window(mel, 0, frames, fps=fps)]
+    while mel_start(len(windows), fps) + mel_columns(frames) <= mel.shape[1]:
+        windows.append(mel_window(mel, len(windows), frames, fps=fps))
+    return torch.stack(windows)

@@ -316,6 +316,8 @@ def _plain(
         "guidance_scale": sampling.guidance_scale,
         "device": str(device),
         "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
+        "cache_interval": sampling.cache_interval,
+        "cache_branch_id": sampling.cache_branch_id,
         "memory_plan": None if plan is None else str(plan),
     }
     if isinstance(sampling.steering, SyncGuidance):

@@ -142,7 +142,7 @@ def place(pipeline: LipsyncPipeline, device: torch.device, plan: MemoryPlan) -> 
         pipeline.to(device)
         if device.type != "mps":  # convolutions are faster so: docs/performance.md; untried on MPS
             for network in (pipeline.unet, pipeline.vae):
-                torch.nn.Module.to(network, memory_format=torch.channels_last)
+                torch.nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[call-overload]
     elif plan.offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
     elif plan.offload == "sequential":

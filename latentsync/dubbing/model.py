@@ -47,7 +47,7 @@ def load_model(
     if isinstance(model, LipsyncPipeline):
         fits = is_offloaded(model) or (model.device == device and model.unet.dtype == dtype)
         name = str(model.config.get("_name_or_path") or "given pipeline")
-        return model if fits else model.to(device, dtype), name
+        return model if fits else model.to(device, dtype, silence_dtype_warnings=True), name
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
     place = _place(model)
@@ -65,7 +65,7 @@ def load_model(
         name = str(model) if model is not None else "latentsync-tiny (embedded default)"
     if overlap is not None:
         pipeline.set_overlap(overlap)
-    pipeline.to(device)
+    pipeline.to(device, silence_dtype_warnings=True)  # pick_dtype says it shorter
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, name
 

@@ -15,6 +15,8 @@ from latentsync.dubbing.memory import OFFLOADS, parse_bytes
 RANDOM_SEED = -1  # upstream's word for: any
 ATTENTIONS = ("sdpa", "xformers")
 DURATIONS = ("audio", "video", "shortest")
+CACHE_INTERVAL = 3  # DeepCache's own
+CACHING = tuple(name for name, preset in PRESETS.items() if preset.cache_interval > 1)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class DubSettings:
 
     `preset` ("reference", "balanced", "fast") sets steps, sampler, cache and guidance window at once
     (`diffusion.presets`); what is said beside it wins. `enable_deepcache` reuses the deep features of the
-    U-Net on all but every `cache_interval`-th step. `sync_guidance` has a SyncNet (`syncnet`: its file or
+    U-Net on all but every `cache_interval`-th step (the preset's number, else 3), where only the
+    outermost `cache_branch_id` + 1 layers (1) run. `sync_guidance` has a SyncNet (`syncnet`: its file or
     folder) look at the drafts and choose the guidance between 1 and 2. `batch_size`: frames at a time, the
     same picture with less memory below a window (16), with more above it, where several windows are drawn at
     once as far as memory allows; `vae_tiling` sends pieces of a frame, with faint joints. `vram` ("8GB"):
@@ -43,8 +46,8 @@ class DubSettings:
     guidance_window: tuple[float, float] | None = None
     preset: str | None = None
     enable_deepcache: bool = False
-    cache_interval: int = 3
-    cache_branch_id: int = 0
+    cache_interval: int | None = None
+    cache_branch_id: int | None = None
     sync_guidance: bool = False
     syncnet: str | Path | None = None
     batch_size: int | None = None
@@ -78,11 +81,7 @@ class DubSettings:
             raise ValueError(f"crf {self.crf} is outside [0, 51]; 18 is visually lossless, higher is smaller")
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"preset {self.preset!r} is unknown; expected one of {', '.join(PRESETS)}")
-        if self.cache_interval < 1 or self.cache_branch_id < 0:
-            raise ValueError(
-                f"cache interval {self.cache_interval} and branch {self.cache_branch_id}: expected an "
-                "interval of at least 1 step and a branch of at least 0"
-            )
+        self._check_cache()
         if self.attention not in ATTENTIONS:
             raise ValueError(
                 f"attention {self.attention!r} is unknown; expected one of {', '.join(ATTENTIONS)}"
@@ -106,6 +105,24 @@ class DubSettings:
                 f"guidance window {start} to {stop}: expected shares of the steps, 0 <= a <= b <= 1"
             )
 
+    def _check_cache(self) -> None:
+        numbers = {"cache_interval": (self.cache_interval, 1), "cache_branch_id": (self.cache_branch_id, 0)}
+        for name, (value, least) in numbers.items():
+            if value is None:
+                continue
+            if value < least:
+                raise ValueError(f"{name.replace('_', ' ')} {value}: expected at least {least}")
+            if self._own_interval() == 1:
+                raise ValueError(
+                    f"--{name} {value} does nothing without a cache: pass --enable_deepcache or --preset "
+                    f"{' or '.join(CACHING)} as well, or leave it out"
+                )
+
+    def _own_interval(self) -> int:
+        """Steps between whole runs of the U-Net where no number is given; 1 is no cache."""
+        interval = 1 if self.preset is None else PRESETS[self.preset].cache_interval
+        return CACHE_INTERVAL if self.enable_deepcache and interval == 1 else interval
+
     def original_files(self) -> dict[str, str | Path | int | None]:
         """What `load_model` is told of released files."""
         parts = {"config": self.unet_config, "whisper": self.whisper, "vae": self.vae}
@@ -125,7 +142,6 @@ class DubSettings:
     def sampling(self, pipeline: LipsyncPipeline, steering: Steering | None = None) -> Sampling:
         """How `pipeline` denoises: what was said, else the preset, else the model's own choice."""
         preset = None if self.preset is None else PRESETS[self.preset]
-        interval = preset.cache_interval if preset else 1
         window = self.guidance_window or (0.0, preset.guidance_stop if preset else 1.0)
         steps = preset.steps if preset and self.inference_steps is None else self.inference_steps
         return pipeline.sampling(
@@ -133,8 +149,8 @@ class DubSettings:
             sum(SCALES) / 2 if steering else self.guidance_scale,
             guidance_window=window,
             steering=steering,
-            cache_interval=self.cache_interval if self.enable_deepcache else interval,
-            cache_branch_id=self.cache_branch_id,
+            cache_interval=self.cache_interval or self._own_interval(),
+            cache_branch_id=self.cache_branch_id or 0,
         )
 
 

@@ -1,5 +1,6 @@
 """The mel that SyncNets hear: against reference numbers, and what must hold of any sound."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import yaml
 
 from latentsync.audio import mel
 from latentsync.audio.mel import syncnet_mel
+from latentsync.audio.windows import mel_columns, mel_start, mel_window, mel_windows
 
 AUDIO_CONFIG = Path(__file__).parents[2] / "configs" / "audio.yaml"
+OVERLAP_FPS = Fraction(80, 3)  # get_melspec_overlap begins a window at every third column, not at 25 a second
 
 
 def noise(samples, seed=0):
@@ -27,18 +30,63 @@ def slaney(frequency_hz):
     return np.where(straight < 15, straight, 15 + 27 * np.log(np.maximum(straight, 15) / 15) / np.log(6.4))
 
 
-@pytest.mark.golden
-def test_mel_agrees_with_upstream(golden):
+def stored(found, wanted):
+    """What a case keeps of a full result."""
+    spec = wanted.get("sample") or {"start": [0] * found.ndim, "step": [1] * found.ndim}
+    return found.numpy()[tuple(slice(a, None, b) for a, b in zip(spec["start"], spec["step"], strict=True))]
+
+
+@pytest.fixture
+def reference(golden):
+    """The case, and our mel of its waveform."""
     info, _, tensors = golden("latentsync", "melspectrogram")
-    found = syncnet_mel(torch.from_numpy(tensors["input.waveform"].astype(np.float32) / 32768))
+    waveform = torch.from_numpy(tensors["input.waveform"].astype(np.float32) / 32768)
+    return info, tensors, syncnet_mel(waveform)
+
+
+@pytest.mark.golden
+def test_mel_agrees_with_upstream(reference):
+    info, tensors, found = reference
     wanted = info["outputs"]["melspectrogram"]
     assert list(found.shape) == wanted["shape"]
     assert found.dtype == torch.float32
-    found = found.numpy()
-    if "sample" in wanted:  # only a part is stored
-        spec = wanted["sample"]
-        found = found[tuple(slice(a, None, b) for a, b in zip(spec["start"], spec["step"], strict=True))]
-    assert np.abs(found - tensors["output.melspectrogram"]).max() <= 1e-4
+    assert np.abs(stored(found, wanted) - tensors["output.melspectrogram"]).max() <= 1e-4
+
+
+@pytest.mark.golden
+def test_windows_of_mel_agree_with_upstream(reference):
+    info, tensors, mel = reference
+    wanted, (count, *shape) = info["outputs"]["melspec_overlap"], info["scalars"]["melspec_overlap_shape"]
+    windows = mel_windows(mel, OVERLAP_FPS)
+    assert list(windows.shape[1:]) == shape
+    assert 0 <= len(windows) - count <= 2  # upstream ends three columns early
+    found = windows[[0, 1, count // 2, count - 1]]
+    assert list(found.shape) == wanted["shape"]
+    assert np.abs(stored(found, wanted) - tensors["output.melspec_overlap"]).max() <= 1e-4
+
+
+def test_a_window_begins_where_its_frame_is_shown():
+    assert [mel_start(frame, 25) for frame in range(6)] == [0, 3, 6, 9, 12, 16]
+    assert mel_start(10**6, Fraction(30000, 1001)) == 80 * 10**6 * 1001 // 30000
+    assert [mel_columns(frames) for frames in (5, 16, 25)] == [16, 52, 80]
+
+
+@pytest.mark.parametrize("fps", [24, 25, 29.97, Fraction(50)])
+def test_there_is_a_window_for_every_frame_that_has_a_whole_one(fps):
+    mel = torch.arange(3 * 200.0).reshape(3, 200)
+    windows = mel_windows(mel, fps)
+    for frame, window in enumerate(windows):
+        assert torch.equal(window, mel[None, :, mel_start(frame, fps) :][..., :52])
+        assert torch.equal(window, mel_window(mel, frame, fps=fps))
+    assert mel_start(len(windows) - 1, fps) + 52 <= 200 < mel_start(len(windows), fps) + 52
+
+
+def test_a_window_that_leaves_the_sound_is_refused():
+    mel = torch.zeros(80, 60)
+    assert len(mel_windows(mel)) == 3
+    for wrong in (lambda: mel_window(mel, 3), lambda: mel_window(mel, -1), lambda: mel_windows(mel[:, :51])):
+        with pytest.raises(ValueError, match="no window of 52 columns"):
+            wrong()
 
 
 @pytest.mark.parametrize("samples", [800, 999, 1000, 16000, 16199, 16200])

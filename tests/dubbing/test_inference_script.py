@@ -22,7 +22,6 @@ def inference(monkeypatch, capsys, model):
     """`inference(*flags) -> (exit code, stderr)`, in this process, with the random model."""
     spec = importlib.util.spec_from_file_location("inference_script", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     spec.loader.exec_module(module)
 
     def run(*flags):
@@ -31,9 +30,7 @@ def inference(monkeypatch, capsys, model):
         code = module.main()
         return code, capsys.readouterr()
 
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return run
 
 
 def test_wrong_flags_are_one_line(inference, capsys):
@@ -163,31 +160,36 @@ def test_upstreams_flag_names_work(inference, clips, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_with_130_and_no_file(model, clips, tmp_path):
+@pytest.mark.parametrize(
+    ("script", "number"),
+    [
+        ("inference.py", signal.SIGINT),
+        ("inference_profiler_optimized.py", signal.SIGINT),
+        ("inference_profiler_optimized.py", signal.SIGTERM),
+    ],
+)
+def test_ctrl_c_and_kill_leave_with_130_and_no_file(model, clips, tmp_path, script, number):
     sound = write_sound(tmp_path / "long.wav", 60)
     results = tmp_path / "results"
     results.mkdir()
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        "--video",
-        str(clips / "face.mp4"),
-        "--audio",
-        str(sound),
-        "--output",
-        str(results / "out.mp4"),
-        "--model",
-        str(model),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    paths = (
+        "--video_path",
+        clips / "face.mp4",
+        "--audio_path",
+        sound,
+        "--video_out_path",
+        results / "out.mp4",
+    )
+    command = [sys.executable, SCRIPT.with_name(script), *paths, "--inference_ckpt_path", model]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, cwd=ROOT)
     deadline = time.monotonic() + 120
     while not any(results.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.2)
     time.sleep(1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)  # impatience must not disturb the cleaning up
+    process.send_signal(number)  # impatience must not disturb the cleaning up
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted" in printed and "Traceback" not in printed
+    assert printed.splitlines()[-1] == "interrupted: nothing was written" and "Traceback" not in printed
     assert list(results.iterdir()) == []

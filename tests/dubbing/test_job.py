@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import diffusers.utils.logging
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from dubbing_clips import empty, portrait, write_clip, write_sound
 
 import latentsync
 from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.dubbing.model import load_model
 from latentsync.dubbing.playback import play
 from latentsync.dubbing.settings import DubSettings
 from latentsync.errors import CheckpointError, FaceNotFound, MediaError
@@ -125,6 +127,16 @@ def test_threads_do_not_change_a_frame_and_a_seed_repeats(model, clips, tmp_path
     with_threads, without, other = run("a.mp4"), run("b.mp4", threads=False), run("c.mp4", seed=7)
     assert np.array_equal(with_threads, without)
     assert not np.array_equal(with_threads, other)
+
+
+def test_opening_a_model_in_float16_on_a_cpu_does_not_say_that_it_cannot_run(model, caplog, monkeypatch):
+    monkeypatch.setattr(diffusers.utils.logging.get_logger(), "propagate", True)  # to the listener
+    cpu = torch.device("cpu")
+    pipeline, _ = load_model(model, cpu, torch.float32)
+    load_model(pipeline, cpu, torch.float16)
+    assert pipeline.unet.dtype == torch.float16
+    assert load_model(model, cpu, torch.float16)[0].vae.dtype == torch.float16
+    assert "accelerator" not in caplog.text
 
 
 def test_a_loaded_pipeline_serves_many_jobs(model, clips, tmp_path):

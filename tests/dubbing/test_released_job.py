@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_pipeline import make_pipeline
 from tiny_released import save_released
 
 import latentsync
+from latentsync.diffusion.presets import PRESETS
+from latentsync.dubbing import DubSettings
 from latentsync.errors import CheckpointError, LatentSyncError
 from latentsync.media import VideoReader
 
@@ -59,6 +62,7 @@ def test_the_report_says_which_weights_at_which_size(released, clips, tmp_path):
     )
     assert report.model == "latentsync_unet.pt at 64 px"
     assert report.settings["enable_deepcache"] is True
+    assert report.settings["cache_interval"] == 2 and report.settings["cache_branch_id"] == 0
     assert report.seed >= 0
     json.dumps(report.settings)
 
@@ -98,6 +102,9 @@ def test_what_belongs_to_released_files_is_refused_elsewhere(clips, tmp_path):
         ({"preset": "best"}, "preset 'best'"),
         ({"batch_size": 0}, "batch size 0"),
         ({"cache_interval": 0}, "cache interval 0"),
+        ({"cache_branch_id": -1, "enable_deepcache": True}, "cache branch id -1"),
+        ({"cache_interval": 3}, "--cache_interval 3 does nothing without a cache: pass --enable_deepcache"),
+        ({"cache_branch_id": 0, "preset": "reference"}, "--cache_branch_id 0 .* --preset balanced or fast"),
         ({"guidance_window": (0.8, 0.2)}, "guidance window"),
         ({"overlap": 16}, "overlap 16"),
         ({"attention": "magic"}, "attention 'magic'"),
@@ -106,6 +113,25 @@ def test_what_belongs_to_released_files_is_refused_elsewhere(clips, tmp_path):
 def test_wrong_switches_are_named(clips, tmp_path, wrong, words):
     with pytest.raises(ValueError, match=words):
         latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / "out.mp4", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ({}, (1, 0)),
+        ({"preset": "reference"}, (1, 0)),
+        ({"preset": "balanced"}, (PRESETS["balanced"].cache_interval, 0)),
+        ({"preset": "balanced", "cache_interval": 4, "cache_branch_id": 1}, (4, 1)),
+        ({"preset": "balanced", "enable_deepcache": True}, (PRESETS["balanced"].cache_interval, 0)),
+        ({"preset": "reference", "enable_deepcache": True}, (3, 0)),
+        ({"enable_deepcache": True, "cache_branch_id": 2}, (3, 2)),
+        ({"enable_deepcache": True, "cache_interval": 2}, (2, 0)),
+    ],
+)
+def test_the_cache_is_what_was_said_else_the_presets_else_upstreams(told, wanted):
+    pipeline = make_pipeline(temporal=False, resolution=32)
+    sampling = DubSettings(**told).sampling(pipeline)
+    assert (sampling.cache_interval, sampling.cache_branch_id) == wanted
 
 
 def test_xformers_that_is_missing_says_how_to_install_it(clips, tmp_path, monkeypatch):

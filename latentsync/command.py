@@ -1,0 +1,78 @@
+"""The front of every command line: flags in, the work done, an exit code out; what is wrong is one line.
+
+0 done, 2 something in the input must be mended, 130 interrupted (Ctrl-C or kill).
+"""
+
+import argparse
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from latentsync.errors import LatentSyncError
+
+MENDABLE = (LatentSyncError, OSError, ValueError, ImportError)
+QUIET = {"GLOG_minloglevel": "2", "TF_CPP_MIN_LOG_LEVEL": "2"}  # MediaPipe's C++ log, read when it loads
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows a script's docstring as it stands, wants flags in full, and says what is wrong in one line."""
+
+    def __init__(self, description: str | None) -> None:
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=form, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        hint = "--help lists the flags, and --flag=-x gives one a value that begins with a dash"
+        self.exit(2, f"error: {_one_line(message)}; {hint}\n")
+
+
+def run_command(
+    run: Callable[[argparse.Namespace], None], flags: argparse.Namespace, *, interrupted: str = "interrupted"
+) -> int:
+    """Do `run(flags)` and give the exit code; `interrupted` is what Ctrl-C or kill prints.
+
+    What a user can mend (`MENDABLE`) is printed alone, anything else keeps its traceback. Signals stay with
+    their new handler: the process is expected to end.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop_once)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        try:
+            run(flags)
+        except MENDABLE as error:
+            print(f"error: {_one_line(str(error)) or type(error).__name__}", file=sys.stderr)
+            return 2
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once: threads that were interrupted in C++ code must not abort the exit."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _stop_once(_signal: int, _frame: object) -> NoReturn:
+    """The first Ctrl-C or kill cleans up; further ones must not disturb that."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _ignore)
+    raise KeyboardInterrupt
+
+
+def _ignore(_signal: int, _frame: object) -> None:
+    """Instead of SIG_IGN, which makes Python complain of a signal that has arrived already."""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
