@@ -19,7 +19,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentsync.errors import CheckpointError
 
@@ -29,7 +29,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04")  # PyTorch before 1.6
 SAFETENSORS_HEADER_OFFSET = 8
 MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
-STATE_KEYS = ("state_dict", "model_state_dict", "ema_state_dict")
+STATE_KEYS = ("state_dict", "model_state_dict", "ema_state_dict", "model", "module")
 WRAPPER = "module."  # what DistributedDataParallel puts before every name
 NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 COUNTS = (torch.int64, *NUMBERS)
@@ -87,7 +87,8 @@ class Identity:
 
     `family` is one of "unet" (LatentSync's, in upstream's names), "unet (ours)", "stable-diffusion unet",
     "vae", "whisper" (openai's names), "whisper (transformers)", "stable_syncnet", "wav2lip_syncnet",
-    "syncnet_v2", "unknown". Fields that a family lacks are None.
+    "syncnet_v2", "vgg16", "lpips" (its 1x1 layers), "videomae", "unknown". Fields that a family lacks are
+    None.
     """
 
     family: str
@@ -121,6 +122,9 @@ class Identity:
             "stable_syncnet": "a StableSyncNet",
             "wav2lip_syncnet": "a Wav2Lip SyncNet",
             "syncnet_v2": "the original SyncNet",
+            "vgg16": "a VGG16",
+            "lpips": "the 1x1 layers of LPIPS",
+            "videomae": "a fine-tuned VideoMAE",
         }
         return names.get(self.family) or f"unknown tensors ({', '.join(self.examples) or 'none at all'})"
 
@@ -177,6 +181,9 @@ def read_weights(path: str | Path, *, expect: str | None = None) -> Weights:
             "whisper": "an openai Whisper (whisper/tiny.pt)",
             "vae": "a Stable Diffusion autoencoder (stabilityai/sd-vae-ft-mse)",
             "stable_syncnet": "a StableSyncNet (stable_syncnet.pt)",
+            "vgg16": "torchvision's VGG16 (vgg16-397923af.pth)",
+            "lpips": "the 1x1 layers of LPIPS (vgg.pth)",
+            "videomae": "VideoMAEv2's ViT-g (vit_g_hybrid_pt_1200e_ssv2_ft.pth)",
         }.get(expect, expect)
         raise CheckpointError(f"weights {str(path)!r} hold {identity}; expected {wanted}: pass that file")
     return Weights(path, tensors, identity, extra)
@@ -206,6 +213,9 @@ def identify(tensors: Mapping[str, Tensor]) -> Identity:
         ("wav2lip_syncnet", "visual_encoder.0.conv_block.0.weight"),
         ("syncnet_v2", "netcnnlip.0.weight"),
         ("vae", "decoder.conv_in.weight"),
+        ("vgg16", "features.28.weight"),
+        ("lpips", "lin0.model.1.weight"),
+        ("videomae", "blocks.0.attn.q_bias"),
     ):
         if name in names:
             return Identity(family)
@@ -384,6 +394,27 @@ def openai_dims(weights: Weights) -> dict[str, int]:
                 f"{found[name]} in its tensors; download the file again"
             )
     return found
+
+
+def assign_exactly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, source: str) -> None:
+    """Give `model`, on the meta device or not, the tensors that `path` held, without a copy.
+
+    Raises: CheckpointError that counts and names tensors missing, unknown or of another shape, and `source`.
+    """
+    wanted = model.state_dict()
+    missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or unknown:
+        raise CheckpointError(
+            f"weights {str(path)!r} do not fit a {type(model).__name__}: {len(missing)} tensor(s) missing "
+            f"{missing[:3]}, {len(unknown)} unknown {unknown[:3]}; get the file from {source}"
+        )
+    for name, value in tensors.items():
+        if value.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"weights {str(path)!r}: {name} has shape {tuple(value.shape)}, expected "
+                f"{tuple(wanted[name].shape)}; get the file from {source}"
+            )
+    model.load_state_dict(tensors, assign=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
