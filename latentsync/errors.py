@@ -14,6 +14,10 @@ class MediaError(LatentSyncError):
     """A file cannot be read or written as the picture or sound that it should be."""
 
 
+class FootageError(LatentSyncError):
+    """A collection of training clips that is empty, laid out otherwise, leaks, or is mostly unusable."""
+
+
 class FaceNotFound(LatentSyncError):
     """No face that can be worked on, in a whole clip or in a picture that must have one."""
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.is_file()]
 FOLDERS = ("assets", "benchmarks", "configs", "docs", "eval", "latentsync", "scripts", "tests")
-PACKAGE_OF = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
+PACKAGE_OF = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "PIL": "pillow"}
 OPTIONAL = {
     "insightface": "insightface",
     "skimage": "eval",

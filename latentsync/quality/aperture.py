@@ -10,21 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
-from scipy.signal import butter, sosfiltfilt
 
 from latentsync.face.detect import Detector, Face
 from latentsync.media import Frame
-from latentsync.media.audio import SAMPLE_RATE_HZ
 
 INNER_LIPS = (13, 14)
 MOUTH_CORNERS = (61, 291)
 EYES = ((33, 133), (263, 362))  # outer and inner corner of each eye
 MESH_POINTS = 468
-
-SPEECH_BAND_HZ = (300.0, 3000.0)  # the vowels' first formants: what an open mouth lets out
-SMOOTHING_SECONDS = 0.04  # standard deviation: one frame at 25 fps
-SILENCE = 1e-5  # of the loudest power: everything more than 50 dB below counts as equally silent
 
 MAX_LAG_FRAMES = 2
 LAGS = sorted(range(-MAX_LAG_FRAMES, MAX_LAG_FRAMES + 1), key=abs)  # the smallest lag wins a tie
@@ -113,25 +106,6 @@ def _lip_lengths(face: Face) -> tuple[float, float]:
         np.linalg.norm(d) for d in (second_eye - first_eye, lower - upper, second_corner - first_corner)
     ]
     return float(lengths[1] / lengths[0]), float(lengths[2] / lengths[0])
-
-
-def log_energy(waveform: np.ndarray, fps: float, frames: int) -> np.ndarray:
-    """Loudness at the time of each frame, (frames,) log10 of power, for a mono `waveform`, (T,) at 16 kHz.
-
-    Power of 300-3000 Hz, smoothed by a Gaussian of 40 ms centred on index / fps, floored 50 dB below the
-    loudest; frames past the end of the sound hear silence.
-    """
-    if waveform.ndim != 1:
-        raise ValueError(f"expected a mono waveform (T,), got shape {tuple(waveform.shape)}")
-    total = round((frames + 1) / fps * SAMPLE_RATE_HZ)
-    padded = np.zeros(max(total, len(waveform)), dtype=np.float64)
-    padded[: len(waveform)] = waveform
-    band = butter(2, SPEECH_BAND_HZ, btype="bandpass", fs=SAMPLE_RATE_HZ, output="sos")
-    power = sosfiltfilt(band, padded) ** 2
-    power = gaussian_filter1d(power, SMOOTHING_SECONDS * SAMPLE_RATE_HZ, mode="nearest")
-    at_frames = power[np.round(np.arange(frames) / fps * SAMPLE_RATE_HZ).astype(int)]
-    floor = max(SILENCE * at_frames.max(initial=0.0), np.finfo(np.float64).tiny)
-    return np.log10(np.maximum(at_frames, floor))
 
 
 def pearson(first: np.ndarray, second: np.ndarray) -> float:

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from scipy.io import wavfile
 
+from latentsync.audio.loudness import log_energy
 from latentsync.face.detect import Detector
 from latentsync.media import Frame, VideoReader, read_audio, resample
 from latentsync.media.audio import SAMPLE_RATE_HZ
-from latentsync.quality.aperture import LagScore, LipScores, LipTrack, compare, log_energy, measure_lips
+from latentsync.quality.aperture import LagScore, LipScores, LipTrack, compare, measure_lips
 
 FPS = 25
 Dub = Callable[

@@ -5,7 +5,6 @@ import pytest
 from scipy.ndimage import gaussian_filter1d
 
 from latentsync.face.detect import Face
-from latentsync.media.audio import SAMPLE_RATE_HZ
 from latentsync.quality.aperture import (
     EYES,
     INNER_LIPS,
@@ -15,7 +14,6 @@ from latentsync.quality.aperture import (
     LipTrack,
     compare,
     lagged,
-    log_energy,
     measure_lips,
     partial_r,
     pearson,
@@ -102,32 +100,6 @@ def test_landmarks_of_another_kind_are_refused():
 
 def test_no_frames_give_an_empty_track():
     assert measure_lips([], ScriptedDetector()).aperture.shape == (0,)
-
-
-def test_loudness_follows_a_burst_and_is_centred_on_its_frame():
-    seconds = np.arange(2 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
-    burst = np.sin(2 * np.pi * 800 * seconds) * np.exp(-(((seconds - 1.0) / 0.1) ** 2))
-    energy = log_energy(burst, fps=25, frames=50)
-    assert energy.argmax() == 25
-    np.testing.assert_allclose(energy[25 - 4 : 25], energy[25 + 4 : 25 : -1], atol=0.01)
-    assert energy[0] == pytest.approx(energy.max() - 5)  # the floor: 50 dB
-
-
-def test_loudness_ignores_hum_and_is_silent_past_the_end():
-    seconds = np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
-    voice, hum = np.sin(2 * np.pi * 800 * seconds), np.sin(2 * np.pi * 50 * seconds)
-    loud, low = log_energy(voice, 25, 40), log_energy(voice + hum, 25, 40)
-    np.testing.assert_allclose(loud[3:22], low[3:22], atol=0.02)  # 4th-order slopes leave a little of the hum
-    assert np.ptp(loud[30:]) == 0 and loud[30] < loud[10] - 4
-
-
-def test_loudness_of_silence_is_flat():
-    assert np.ptp(log_energy(np.zeros(SAMPLE_RATE_HZ), 25, 25)) == 0
-
-
-def test_loudness_wants_mono():
-    with pytest.raises(ValueError, match="mono"):
-        log_energy(np.zeros((2, 100)), 25, 3)
 
 
 @pytest.mark.parametrize("r", [-0.7, 0.0, 0.4, 0.9])
