@@ -6,25 +6,44 @@
 """
 
 import argparse
-
-from accelerate import Accelerator
+import sys
 
 from latentsync.config import load_config
 from latentsync.diffusion.train import TrainUNetConfig, train_unet
+from latentsync.training import make_accelerator, run_job
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--unet_config_path", required=True, help="YAML of the run (configs/unet/)")
-    parser.add_argument("--mixed_precision", default="no", choices=("no", "bf16", "fp16"), help="default: no")
+    parser.add_argument(
+        "--mixed_precision",
+        choices=("no", "bf16", "fp16"),
+        help="default: what accelerate launch says, or no",
+    )
+    parser.add_argument(
+        "--tracker",
+        action="append",
+        default=[],
+        choices=("tensorboard", "wandb"),
+        help="may be given twice; default: log.jsonl alone",
+    )
     parser.add_argument("overrides", nargs="*", help="key=value, over the YAML")
     flags = parser.parse_args()
-    config = load_config(TrainUNetConfig, flags.unet_config_path, flags.overrides)
-    train_unet(config, Accelerator(mixed_precision=flags.mixed_precision))
-    print(f"pipeline: {config.data.output}/pipeline")
+
+    def job() -> None:
+        config = load_config(TrainUNetConfig, flags.unet_config_path, flags.overrides)
+        accelerator = make_accelerator(
+            config.data.output, mixed_precision=flags.mixed_precision, trackers=flags.tracker
+        )
+        train_unet(config, accelerator)
+        accelerator.print(f"pipeline: {config.data.output}/pipeline")
+        accelerator.end_training()
+
+    return run_job(job)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

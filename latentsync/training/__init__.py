@@ -2,7 +2,7 @@
 
 from latentsync.training.charts import draw_losses
 from latentsync.training.config import LoopConfig
-from latentsync.training.data import KeyedBatchSampler, keyed_batches
+from latentsync.training.data import KeyedBatchSampler, drawn_batches, keyed_batches
 from latentsync.training.launch import make_accelerator, run_job, save_once
 from latentsync.training.log import alarm_when_stuck, read_log
 from latentsync.training.loop import Batches, Losses, OnLog, StepFunction, Validate, fit
@@ -20,6 +20,7 @@ __all__ = [
     "Validate",
     "alarm_when_stuck",
     "draw_losses",
+    "drawn_batches",
     "fit",
     "keyed_batches",
     "make_accelerator",

@@ -7,6 +7,7 @@ be gone to without reading what lies before it, and `W` processes see what one p
 larger batch would see.
 """
 
+import itertools
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -87,6 +88,19 @@ def keyed_batches(
         )
         for batch in loader:
             yield send_to_device(batch, accelerator.device, non_blocking=True)
+
+    return batches
+
+
+def drawn_batches(draw: Callable[[int], Any], accelerator: Accelerator) -> Callable[[int], Iterator[Any]]:
+    """`batches` for `fit` from a `draw(number)` whose number alone decides the batch; each process has its
+    own numbers, a single one has 0, 1, 2 ...
+    """
+
+    def batches(start: int) -> Iterator[Any]:
+        for number in itertools.count(start):
+            drawn = draw(number * accelerator.num_processes + accelerator.process_index)
+            yield send_to_device(drawn, accelerator.device)
 
     return batches
 

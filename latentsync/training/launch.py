@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs
 
 from latentsync.errors import LatentSyncError
 from latentsync.training.stop import TrainingStopped
 
+PROJECT = "latentsync"
 VALIDATION_HOURS = 1.0
 FAILED = 2
 
@@ -31,6 +33,9 @@ def make_accelerator(
     `mixed_precision` None leaves the choice to `accelerate launch`. Processes that wait for the first one's
     validation give up after `validation_hours`. Weights & Biases stays offline with WANDB_MODE=offline.
     """
+    known = {tracker.value for tracker in get_available_trackers()}
+    if missing := sorted(set(trackers) - known):
+        raise ImportError(f"{', '.join(missing)} is not installed: pip install {' '.join(missing)}")
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
         log_with=list(trackers) or None,
@@ -38,7 +43,7 @@ def make_accelerator(
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=validation_hours))],
     )
     if trackers:
-        accelerator.init_trackers("training")
+        accelerator.init_trackers(PROJECT)
     return accelerator
 
 

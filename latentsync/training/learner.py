@@ -24,7 +24,7 @@ EMA_WARMUP_POWER = 0.75  # reaches a decay of 0.999 after 10 000 steps, says dif
 
 @dataclass(frozen=True)
 class Learner:
-    """`model`, `optimizer` are as `accelerator.prepare` gave them; `trainable` are parameters of the model."""
+    """`model`, `optimizer` are as `accelerator.prepare` gave them; `trainable` are of the model."""
 
     model: nn.Module
     optimizer: AcceleratedOptimizer

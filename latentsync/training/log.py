@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -59,7 +59,7 @@ class LossWindow:
         device = accelerator.device
         values = [value.to(device, torch.float32).reshape(1) for _, _, value in self._losses]
         waited = torch.tensor([self._waited], dtype=torch.float32, device=device)
-        told = accelerator.reduce(torch.cat([*values, waited]), "mean").tolist()
+        told = cast(Tensor, accelerator.reduce(torch.cat([*values, waited]), "mean")).tolist()
         seconds = time.perf_counter() - self._began
         by_name: dict[str, list[float]] = {}
         for (step, name, _), value in zip(self._losses, told[:-1], strict=True):

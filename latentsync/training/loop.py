@@ -80,7 +80,7 @@ def fit(
             tells = is_due or validates or done % config.log_every == 0
             signal_number = request.agreed(accelerator, together=tells)
             if tells or signal_number:
-                rate = learner.schedule.get_last_lr()[0]
+                rate = float(learner.schedule.get_last_lr()[0])
                 log.write({"step": done, **window.means(accelerator), "learning_rate": rate})
             if is_due or signal_number:
                 saved = save_checkpoint(folder, learner, done, fixed, keep_last=config.keep_last)

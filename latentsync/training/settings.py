@@ -18,10 +18,7 @@ def run_settings(config: LoopConfig, settings: Any, processes: int) -> dict[str,
     loop = {name: value for name, value in asdict(config).items() if name not in FREE + SAMPLES}
     samples = config.batch_size * config.gradient_accumulation_steps * processes
     loop["batch_size x gradient_accumulation_steps x processes"] = samples
-    if is_dataclass(settings) and not isinstance(settings, type):
-        settings = asdict(settings)
-    others = cast(Mapping[str, Any], settings or {})
-    flat = _flat({**others, "loop": loop})
+    flat = _flat({**_plain(settings or {}), "loop": loop})
     return json.loads(json.dumps(flat, default=str))
 
 
@@ -39,11 +36,18 @@ def check_settings(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]
         )
 
 
+def _plain(settings: Any) -> Mapping[str, Any]:
+    """A dataclass as a mapping, a mapping as it is."""
+    if is_dataclass(settings) and not isinstance(settings, type):
+        return asdict(settings)
+    return cast(Mapping[str, Any], settings)
+
+
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= _flat(cast(Mapping[str, Any], value), f"{prefix}{name}.")
+        if isinstance(value, Mapping) or is_dataclass(value):
+            leaves |= _flat(_plain(value), f"{prefix}{name}.")
         else:
             leaves[f"{prefix}{name}"] = value
     return leaves

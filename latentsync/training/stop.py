@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -57,7 +58,7 @@ class StopRequest:
         if not together:
             return 0
         mine = torch.tensor([self.signal_number], device=accelerator.device)
-        return int(accelerator.gather(mine).max())
+        return int(cast(torch.Tensor, accelerator.gather(mine)).max())
 
 
 @contextmanager

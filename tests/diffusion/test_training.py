@@ -10,7 +10,7 @@ from torch import nn
 
 from latentsync.diffusion.augment import Proportions, apply_colour, apply_proportions, draw_colour
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips
-from latentsync.diffusion.fit import LoopConfig, fit, learning_rate_factor
+from latentsync.training import LoopConfig, fit
 from latentsync.diffusion.latents import ClipLatents
 from latentsync.diffusion.losses import predicted_latents, region_weights
 from latentsync.diffusion.noise import small_scheduler
