@@ -10,7 +10,6 @@ from torch import nn
 
 from latentsync.diffusion.augment import Proportions, apply_colour, apply_proportions, draw_colour
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips
-from latentsync.training import LoopConfig, fit
 from latentsync.diffusion.latents import ClipLatents
 from latentsync.diffusion.losses import predicted_latents, region_weights
 from latentsync.diffusion.noise import small_scheduler
@@ -29,6 +28,7 @@ from latentsync.diffusion.train_audio import AudioConfig, TrainAudioConfig, trai
 from latentsync.diffusion.train_vae import TrainVaeConfig, VaeConfig, train_vae
 from latentsync.errors import MediaError
 from latentsync.face import mouth_mask
+from latentsync.training import LoopConfig, fit
 
 MEASURES = 6
 SIDE = 32
