@@ -28,16 +28,8 @@ def regression(folder, accelerator, batch_size, step_losses=None, **changes):
     """Two steps of AdamW without an average; equal, up to the order of sums, however shared out."""
     torch.manual_seed(2)
     network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
-    config = LoopConfig(
-        **{
-            "steps": 2,
-            "batch_size": batch_size,
-            "warmup_steps": 0,
-            "ema_decay": 0.0,
-            "log_every": 1,
-            **changes,
-        }
-    )
+    settings = {"steps": 2, "batch_size": batch_size, "warmup_steps": 0, "ema_decay": 0.0, "log_every": 1}
+    config = LoopConfig(**{**settings, **changes})
 
     def losses_of(model, batch, step):
         return {"loss": (model(batch) - batch[:, :2]).square().mean()}

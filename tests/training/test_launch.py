@@ -1,5 +1,6 @@
 """Around the loop: exit codes, and the files that `accelerate launch` is given."""
 
+import logging
 import signal
 from pathlib import Path
 
@@ -10,6 +11,16 @@ from latentsync.errors import TrainingError
 from latentsync.training import TrainingStopped, run_job
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "accelerate"
+
+
+@pytest.fixture(autouse=True)
+def restored_logger():
+    """The log on the screen is the script's, and its screen the test's."""
+    logger = logging.getLogger("latentsync")
+    handlers, level = logger.handlers[:], logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
 
 
 @pytest.mark.parametrize(
