@@ -72,10 +72,10 @@ def by_hand(job: Job, loop: LoopConfig, device: torch.device) -> tuple[Clocks, T
     for step in range(loop.steps):
         if step == WARM_UP_STEPS:
             began = clocks(device)
-        optimizer.zero_grad()
         loss_of(network, job.batch).backward()
         nn.utils.clip_grad_norm_(parameters, loop.max_gradient_norm)
         optimizer.step()
+        optimizer.zero_grad()  # here, as in ours: the average then reuses the memory
         schedule.step()
         ema.step(parameters)
     spent = since(began, device)

@@ -110,7 +110,7 @@ def take_step(
     for micro in range(config.gradient_accumulation_steps):
         number = step * config.gradient_accumulation_steps + micro
         batch = _next(stream, number, window)
-        seed_generators(config.seed, number, accelerator.process_index)
+        seed_generators(config.seed, number, accelerator)
         with accelerator.accumulate(learner.model):
             losses = step_losses(learner.model, batch, step)
             accelerator.backward(losses["loss"])
@@ -124,10 +124,12 @@ def take_step(
         learner.ema.step(learner.trainable)
 
 
-def seed_generators(seed: int, number: int, process: int) -> None:
+def seed_generators(seed: int, number: int, accelerator: Accelerator) -> None:
     """Make what a micro-batch draws depend on (seed, number, process) alone, so that resuming is exact."""
-    mixed = seed * 1_000_003 + number + (process << 40)
-    torch.manual_seed(mixed)
+    mixed = seed * 1_000_003 + number + (accelerator.process_index << 40)
+    torch.default_generator.manual_seed(mixed)  # torch.manual_seed, which seeds every device, takes 0.4 ms
+    if accelerator.device.type != "cpu":
+        torch.get_device_module(accelerator.device).manual_seed(mixed)
     np.random.seed(mixed % 2**32)
     random.seed(mixed)
 
