@@ -28,3 +28,9 @@ class CheckpointError(LatentSyncError):
 
 class ConfigError(LatentSyncError):
     """A configuration with an unknown key, a wrong type, or values that contradict each other."""
+
+
+class TrainingError(LatentSyncError):
+    """A training run that cannot go on: a loss that is no number, data that end, a checkpoint that cannot be
+    written.
+    """

@@ -7,7 +7,7 @@ near it, and the audio tokens of its time. `B` batch, `C h w` latents, `N D` tok
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from latentsync.audio.whisper import encode, inner_context
 from latentsync.audio.windows import frame_windows
 from latentsync.config import save_config
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng
-from latentsync.diffusion.fit import LoopConfig, Losses, fit
 from latentsync.diffusion.latents import ClipLatents, cached_latents, weights_key
 from latentsync.diffusion.losses import MouthReader, predicted_latents, region_weights
 from latentsync.diffusion.noise import small_scheduler
@@ -29,9 +28,11 @@ from latentsync.diffusion.pipeline import Condition, LipsyncPipeline
 from latentsync.diffusion.reference import hide_mouth
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.face.mask import latent_mask, mouth_mask
+from latentsync.training import LoopConfig, Losses, drawn_batches, fit, save_once
 
 FPS = 25
 READER_STEPS = 600
+PATHS = ("packed", "vae", "audio_encoder", "output")  # of the data: a run may move to another disk
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,7 @@ class Prepared:
         return len(self.motion)
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """`latents`, `masked`, `borrowed`, `reference` (B, C, h, w), `tokens` (B, N, D), `motion` (B, K).
 
     `masked` is the visible face of the target frame, `borrowed` that of another frame.
@@ -290,7 +290,8 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
     """Train; save the whole pipeline (float16) to `config.data.output`/pipeline."""
     folder = Path(config.data.output)
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / "config.yaml")
+    if accelerator.is_main_process:
+        save_config(config, folder / "config.yaml")
     vae = AutoencoderKL.from_pretrained(config.data.vae).eval().requires_grad_(False)
     vae.register_to_config(_name_or_path="")  # not the author's disk
     audio_encoder = WhisperModel.from_pretrained(config.data.audio_encoder).eval().requires_grad_(False)
@@ -298,10 +299,11 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
     spread = np.concatenate([clip.mouth_motion() for clip in clips]).std(axis=0)
     parts = {"folder": folder / "latents", "spread": spread, "accelerator": accelerator}
     strides = {"variants": config.data.variants, "stride": config.data.frame_stride}
-    data = LatentData(prepare(clips, vae, audio_encoder, **strides, **parts), config)
-    held_back = prepare(
-        load_clips(config.data.packed, "val"), vae, audio_encoder, variants=1, stride=1, **parts
-    )
+    with accelerator.main_process_first():  # the others read what it has cached
+        data = LatentData(prepare(clips, vae, audio_encoder, **strides, **parts), config)
+        held_back = prepare(
+            load_clips(config.data.packed, "val"), vae, audio_encoder, variants=1, stride=1, **parts
+        )
     reader = train_reader(data, seed=config.loop.seed)
 
     torch.manual_seed(config.loop.seed)
@@ -311,6 +313,8 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
     resolution = clips[0].faces.shape[1]
     mask = latent_mask(mouth_mask(resolution), 2 ** (len(vae.config.block_out_channels) - 1))
     weights = region_weights(mask, mouth=config.loss.mouth, hole=config.loss.hole, kept=config.loss.kept)
+
+    drawn = {name: value for name, value in vars(config.data).items() if name not in PATHS}
 
     def pipeline_of(model: UNet3DConditionModel) -> LipsyncPipeline:
         pipeline = LipsyncPipeline(
@@ -328,8 +332,7 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def step(model: nn.Module, number: int) -> Losses:
-        batch = Batch(*(tensor.to(accelerator.device) for tensor in vars(data.draw(number)).values()))
+    def step(model: nn.Module, batch: Batch, number: int) -> Losses:
         parts = {"mask": mask.to(accelerator.device), "weights": weights.to(accelerator.device)}
         with accelerator.autocast():
             return denoising_losses(model, batch, scheduler=scheduler, reader=reader, config=config, **parts)
@@ -339,7 +342,18 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
         pipeline.save_pretrained(folder / f"pipeline-{number}")
         return read_correlation(pipeline, reader, held_back, config)
 
-    unet = fit(unet, step, config.loop, folder, accelerator, validate=validate)
+    unet = fit(
+        unet,
+        drawn_batches(data.draw, accelerator),
+        step,
+        config.loop,
+        folder,
+        accelerator,
+        validate=validate,
+        settings={**vars(config), "data": drawn, "inference": None},
+    )
     pipeline = pipeline_of(unet).to(dtype=torch.float16)
-    pipeline.save_pretrained(folder / "pipeline")
+    with save_once(accelerator) as is_writer:
+        if is_writer:
+            pipeline.save_pretrained(folder / "pipeline")
     return pipeline

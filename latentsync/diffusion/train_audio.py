@@ -21,7 +21,7 @@ from latentsync.audio.whisper import encode, encoder_config, hidden_states, inne
 from latentsync.audio.windows import FEATURES_PER_SECOND, frame_windows, window_rows
 from latentsync.config import save_config
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng
-from latentsync.diffusion.fit import LoopConfig, Losses, fit
+from latentsync.training import LoopConfig, Losses, drawn_batches, fit, save_once
 
 FPS = 25
 ROWS_PER_FRAME = FEATURES_PER_SECOND // FPS
@@ -161,15 +161,16 @@ def train_audio(config: TrainAudioConfig, accelerator: Accelerator) -> WhisperMo
     clips, held_back = load_clips(config.data, "train"), load_clips(config.data, "val")
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / "config.yaml")
+    if accelerator.is_main_process:
+        save_config(config, folder / "config.yaml")
     windows = MouthWindows(clips, config)
     torch.manual_seed(config.loop.seed)
     teacher = MouthTeacher(
         build_encoder(config.model), config.model.layers, config.model.width, clips[0].mouth.shape[1]
     )
 
-    def step(model: nn.Module, number: int) -> Losses:
-        mel, truth = (tensor.to(accelerator.device) for tensor in windows.draw(number))
+    def step(model: nn.Module, batch: tuple[Tensor, Tensor], number: int) -> Losses:
+        mel, truth = batch
         told = model(mel)
         shape = F.smooth_l1_loss(told, truth)
         velocity = F.smooth_l1_loss(told.diff(dim=1), truth.diff(dim=1))
@@ -177,11 +178,19 @@ def train_audio(config: TrainAudioConfig, accelerator: Accelerator) -> WhisperMo
 
     teacher = fit(
         teacher,
+        drawn_batches(windows.draw, accelerator),
         step,
         config.loop,
         folder,
         accelerator,
         validate=lambda model, _: correlation(model, held_back),
+        settings={
+            "model": config.model,
+            "velocity_weight": config.velocity_weight,
+            "noise": config.noise,
+        },
     )
-    teacher.whisper.save_pretrained(folder / "audio_encoder")
+    with save_once(accelerator) as is_writer:
+        if is_writer:
+            teacher.whisper.save_pretrained(folder / "audio_encoder")
     return teacher.whisper

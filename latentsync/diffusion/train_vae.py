@@ -6,18 +6,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from latentsync.config import save_config
 from latentsync.diffusion.augment import apply_colour, draw_colour
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng
-from latentsync.diffusion.fit import LoopConfig, Losses, fit
+from latentsync.training import LoopConfig, Losses, drawn_batches, fit, save_once
 
 MOUTH_ROW, MOUTH_COLUMN = 0.60, 0.50  # where the mouth lies in an aligned face, as a share of its size
 
@@ -88,10 +90,31 @@ def random_crops(
     return torch.stack(crops)
 
 
-def reconstruction_losses(vae: nn.Module, pixels: Tensor, config: TrainVaeConfig) -> Losses:
+class Restored(NamedTuple):
+    """`pixels` (B, 3, R, R) after a sample of the posterior, whose mean and log variance are `moments`
+    (B, 2 C, h, w).
+    """
+
+    pixels: Tensor
+    moments: Tensor
+
+
+class Restorer(nn.Module):
+    """The autoencoder as one call: what lies around a model (DistributedDataParallel) sees `forward` only."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pixels: Tensor) -> Restored:
+        posterior = self.vae.encode(pixels).latent_dist
+        return Restored(self.vae.decode(posterior.sample()).sample, posterior.parameters)
+
+
+def reconstruction_losses(restorer: nn.Module, pixels: Tensor, config: TrainVaeConfig) -> Losses:
     """L1 of pixels, of their gradients and of their 4x4 means, and the KL divergence."""
-    posterior = vae.encode(pixels).latent_dist
-    restored = vae.decode(posterior.sample()).sample.float()
+    restored, moments = restorer(pixels)
+    restored, posterior = restored.float(), DiagonalGaussianDistribution(moments)
     l1 = (restored - pixels).abs().mean()
     gradient = (restored.diff(dim=-1) - pixels.diff(dim=-1)).abs().mean()
     gradient = gradient + (restored.diff(dim=-2) - pixels.diff(dim=-2)).abs().mean()
@@ -102,12 +125,13 @@ def reconstruction_losses(vae: nn.Module, pixels: Tensor, config: TrainVaeConfig
 
 
 @torch.no_grad()
-def psnr(vae: nn.Module, clips: list[Clip], frames_per_clip: int = 4) -> Mapping[str, float]:
+def psnr(vae: AutoencoderKL, clips: list[Clip], frames_per_clip: int = 4) -> Mapping[str, float]:
     """PSNR in dB over [0, 1] of whole faces and of the mouth region (1/4 of the rows around it)."""
     whole, mouth = [], []
     for clip in clips:
         picked = np.linspace(0, clip.frames - 1, frames_per_clip).astype(int)
         pixels = torch.from_numpy(clip.faces[picked].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = pixels.to(vae.device)
         error = (
             (vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1) - pixels) / 2
         ).square()
@@ -126,18 +150,30 @@ def train_vae(config: TrainVaeConfig, accelerator: Accelerator) -> AutoencoderKL
     torch.manual_seed(config.loop.seed)
     vae = build_vae(config.model, clips[0].faces.shape[1])
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / "config.yaml")
+    if accelerator.is_main_process:
+        save_config(config, folder / "config.yaml")
 
-    def step(model: nn.Module, number: int) -> Losses:
-        pixels = random_crops(clips, sampler, step_rng(config.loop.seed, number), config).to(
-            accelerator.device
-        )
+    def draw(number: int) -> Tensor:
+        return random_crops(clips, sampler, step_rng(config.loop.seed, number), config)
+
+    def step(model: nn.Module, pixels: Tensor, number: int) -> Losses:
         with accelerator.autocast():
-            return reconstruction_losses(accelerator.unwrap_model(model), pixels, config)
+            return reconstruction_losses(model, pixels, config)
 
-    vae = fit(vae, step, config.loop, folder, accelerator, validate=lambda model, _: psnr(model, held_back))
+    fit(
+        Restorer(vae),
+        drawn_batches(draw, accelerator),
+        step,
+        config.loop,
+        folder,
+        accelerator,
+        validate=lambda model, _: psnr(model.vae, held_back),
+        settings={**vars(config), "data": None, "output": None},
+    )
     vae.register_to_config(scaling_factor=1.0 / _latent_std(vae, clips))
-    vae.save_pretrained(folder / "vae")
+    with save_once(accelerator) as is_writer:
+        if is_writer:
+            vae.save_pretrained(folder / "vae")
     return vae
 
 

@@ -1,4 +1,4 @@
-"""Training: the loop resumes exactly, and all three stages run from packed clips to a pipeline that loads."""
+"""Training: all three stages run from packed clips to a pipeline that loads."""
 
 import json
 
@@ -10,7 +10,6 @@ from torch import nn
 
 from latentsync.diffusion.augment import Proportions, apply_colour, apply_proportions, draw_colour
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips
-from latentsync.diffusion.fit import LoopConfig, fit, learning_rate_factor
 from latentsync.diffusion.latents import ClipLatents
 from latentsync.diffusion.losses import predicted_latents, region_weights
 from latentsync.diffusion.noise import small_scheduler
@@ -29,6 +28,7 @@ from latentsync.diffusion.train_audio import AudioConfig, TrainAudioConfig, trai
 from latentsync.diffusion.train_vae import TrainVaeConfig, VaeConfig, train_vae
 from latentsync.errors import MediaError
 from latentsync.face import mouth_mask
+from latentsync.training import LoopConfig
 
 MEASURES = 6
 SIDE = 32
@@ -61,54 +61,6 @@ def packed(tmp_path_factory):
     ]
     (folder / "clips.json").write_text(json.dumps(clips))
     return folder
-
-
-def toy_fit(folder, steps, until):
-    """A regression by `fit` that stops after `until` of `steps`."""
-    torch.manual_seed(1)
-    model = nn.Linear(3, 2)
-    config = LoopConfig(steps=steps, save_every=2, log_every=1, warmup_steps=2, seed=3)
-
-    class Stopped(Exception):
-        pass
-
-    def step(network, number):
-        if number == until:
-            raise Stopped
-        x = torch.randn(8, 3)
-        return {"loss": (network(x) - x[:, :2]).square().mean()}
-
-    try:
-        return fit(model, step, config, folder, Accelerator(cpu=True))
-    except Stopped:
-        return None
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
-    whole = toy_fit(tmp_path / "whole", 6, until=None)
-    assert toy_fit(tmp_path / "parts", 6, until=4) is None
-    resumed = toy_fit(tmp_path / "parts", 6, until=None)
-    assert torch.equal(whole.weight, resumed.weight)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_run_that_diverges_stops_and_says_so(tmp_path):
-    config = LoopConfig(steps=4, log_every=1)
-
-    def step(network, number):
-        return {"loss": network(torch.full((1, 3), torch.inf)).sum()}
-
-    with pytest.raises(FloatingPointError, match="learning_rate"):
-        fit(nn.Linear(3, 2), step, config, tmp_path, Accelerator(cpu=True))
-
-
-def test_the_learning_rate_warms_up_and_falls_to_nothing():
-    config = LoopConfig(steps=100, warmup_steps=10)
-    factors = [learning_rate_factor(step, config) for step in range(101)]
-    assert factors[0] == pytest.approx(0.1) and factors[10] == 1
-    assert factors[10:] == sorted(factors[10:], reverse=True)
-    assert factors[100] == pytest.approx(0, abs=1e-9)
 
 
 def test_one_much_filmed_speaker_does_not_drown_another(packed):

@@ -1,0 +1,31 @@
+"""The training loop that every network of the project shares; it knows nothing of video."""
+
+from latentsync.training.charts import draw_losses
+from latentsync.training.config import LoopConfig
+from latentsync.training.data import KeyedBatchSampler, drawn_batches, keyed_batches
+from latentsync.training.launch import make_accelerator, run_job, save_once
+from latentsync.training.log import alarm_when_stuck, read_log
+from latentsync.training.loop import Batches, Losses, OnLog, StepFunction, Validate, fit
+from latentsync.training.state import newest_checkpoint
+from latentsync.training.stop import TrainingStopped
+
+__all__ = [
+    "Batches",
+    "KeyedBatchSampler",
+    "LoopConfig",
+    "Losses",
+    "OnLog",
+    "StepFunction",
+    "TrainingStopped",
+    "Validate",
+    "alarm_when_stuck",
+    "draw_losses",
+    "drawn_batches",
+    "fit",
+    "keyed_batches",
+    "make_accelerator",
+    "newest_checkpoint",
+    "read_log",
+    "run_job",
+    "save_once",
+]

@@ -1,0 +1,77 @@
+"""What every training script does around the loop: an Accelerator, and an exit code that says how it
+ended."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs
+
+from latentsync.errors import LatentSyncError
+from latentsync.training.stop import TrainingStopped
+
+PROJECT = "latentsync"
+VALIDATION_HOURS = 1.0
+FAILED = 2
+
+
+def make_accelerator(
+    folder: str | Path,
+    *,
+    mixed_precision: str | None = None,
+    trackers: Sequence[str] = (),
+    validation_hours: float = VALIDATION_HOURS,
+) -> Accelerator:
+    """An Accelerator whose `trackers` ("tensorboard", "wandb") write below `folder`.
+
+    `mixed_precision` None leaves the choice to `accelerate launch`. Processes that wait for the first one's
+    validation give up after `validation_hours`. Weights & Biases stays offline with WANDB_MODE=offline.
+    """
+    known = {tracker.value for tracker in get_available_trackers()}
+    if missing := sorted(set(trackers) - known):
+        raise ImportError(f"{', '.join(missing)} is not installed: pip install {' '.join(missing)}")
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision,
+        log_with=list(trackers) or None,
+        project_dir=str(folder),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=validation_hours))],
+    )
+    if trackers:
+        accelerator.init_trackers(PROJECT)
+    return accelerator
+
+
+def run_job(job: Callable[[], None]) -> int:
+    """Run a script's `job` with the loop's log on the screen; gives the exit code.
+
+    0; 2 for what the user can mend, told in one sentence; 143 or 130 after a stop by SIGTERM or SIGINT.
+    """
+    logger = logging.getLogger("latentsync")
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler(sys.stdout))
+        logger.setLevel(logging.INFO)
+    try:
+        job()
+    except TrainingStopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_code
+    except (LatentSyncError, FileNotFoundError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+@contextmanager
+def save_once(accelerator: Accelerator) -> Iterator[bool]:
+    """True in the one process that writes results; the others wait at the end until they are there."""
+    yield accelerator.is_main_process
+    accelerator.wait_for_everyone()
