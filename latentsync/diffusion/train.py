@@ -19,7 +19,6 @@ from transformers import WhisperModel
 
 from latentsync.audio.whisper import encode, inner_context
 from latentsync.audio.windows import frame_windows
-from latentsync.config import save_config
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng
 from latentsync.diffusion.latents import ClipLatents, cached_latents, weights_key
 from latentsync.diffusion.losses import MouthReader, predicted_latents, region_weights
@@ -28,7 +27,7 @@ from latentsync.diffusion.pipeline import Condition, LipsyncPipeline
 from latentsync.diffusion.reference import hide_mouth
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.face.mask import latent_mask, mouth_mask
-from latentsync.training import LoopConfig, Losses, drawn_batches, fit, save_once
+from latentsync.training import LoopConfig, Losses, drawn_batches, fit, record_config, save_once
 
 FPS = 25
 READER_STEPS = 600
@@ -289,9 +288,7 @@ def read_correlation(
 def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipeline:
     """Train; save the whole pipeline (float16) to `config.data.output`/pipeline."""
     folder = Path(config.data.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    if accelerator.is_main_process:
-        save_config(config, folder / "config.yaml")
+    record_config(config, folder, accelerator)
     vae = AutoencoderKL.from_pretrained(config.data.vae).eval().requires_grad_(False)
     vae.register_to_config(_name_or_path="")  # not the author's disk
     audio_encoder = WhisperModel.from_pretrained(config.data.audio_encoder).eval().requires_grad_(False)

@@ -19,9 +19,8 @@ from transformers import WhisperModel
 from latentsync.audio.mel import WHISPER_COLUMNS_PER_SECOND, whisper_mel
 from latentsync.audio.whisper import encode, encoder_config, hidden_states, inner_context
 from latentsync.audio.windows import FEATURES_PER_SECOND, frame_windows, window_rows
-from latentsync.config import save_config
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng
-from latentsync.training import LoopConfig, Losses, drawn_batches, fit, save_once
+from latentsync.training import LoopConfig, Losses, drawn_batches, fit, record_config, save_once
 
 FPS = 25
 ROWS_PER_FRAME = FEATURES_PER_SECOND // FPS
@@ -160,9 +159,7 @@ def train_audio(config: TrainAudioConfig, accelerator: Accelerator) -> WhisperMo
     """Train, save the encoder to `config.output`/audio_encoder."""
     clips, held_back = load_clips(config.data, "train"), load_clips(config.data, "val")
     folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    if accelerator.is_main_process:
-        save_config(config, folder / "config.yaml")
+    record_config(config, folder, accelerator)
     windows = MouthWindows(clips, config)
     torch.manual_seed(config.loop.seed)
     teacher = MouthTeacher(

@@ -16,10 +16,9 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
-from latentsync.config import save_config
 from latentsync.diffusion.augment import apply_colour, draw_colour
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng
-from latentsync.training import LoopConfig, Losses, drawn_batches, fit, save_once
+from latentsync.training import LoopConfig, Losses, drawn_batches, fit, record_config, save_once
 
 MOUTH_ROW, MOUTH_COLUMN = 0.60, 0.50  # where the mouth lies in an aligned face, as a share of its size
 
@@ -149,9 +148,7 @@ def train_vae(config: TrainVaeConfig, accelerator: Accelerator) -> AutoencoderKL
     sampler, folder = ClipSampler(clips), Path(config.output)
     torch.manual_seed(config.loop.seed)
     vae = build_vae(config.model, clips[0].faces.shape[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    if accelerator.is_main_process:
-        save_config(config, folder / "config.yaml")
+    record_config(config, folder, accelerator)
 
     def draw(number: int) -> Tensor:
         return random_crops(clips, sampler, step_rng(config.loop.seed, number), config)

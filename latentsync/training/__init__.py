@@ -3,7 +3,7 @@
 from latentsync.training.charts import draw_losses
 from latentsync.training.config import LoopConfig
 from latentsync.training.data import KeyedBatchSampler, drawn_batches, keyed_batches
-from latentsync.training.launch import make_accelerator, run_job, save_once
+from latentsync.training.launch import make_accelerator, record_config, run_job, save_once
 from latentsync.training.log import alarm_when_stuck, read_log
 from latentsync.training.loop import Batches, Losses, OnLog, StepFunction, Validate, fit
 from latentsync.training.state import newest_checkpoint
@@ -26,6 +26,7 @@ __all__ = [
     "make_accelerator",
     "newest_checkpoint",
     "read_log",
+    "record_config",
     "run_job",
     "save_once",
 ]

@@ -13,7 +13,9 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs
 
+from latentsync.config import save_config
 from latentsync.errors import LatentSyncError
+from latentsync.training.state import newest_checkpoint
 from latentsync.training.stop import TrainingStopped
 
 PROJECT = "latentsync"
@@ -45,6 +47,13 @@ def make_accelerator(
     if trackers:
         accelerator.init_trackers(PROJECT)
     return accelerator
+
+
+def record_config(config: object, folder: Path, accelerator: Accelerator) -> None:
+    """Write `config.yaml` where a run begins; one that goes on, or may not, keeps it as it was."""
+    if accelerator.is_main_process and newest_checkpoint(folder) is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(config, folder / "config.yaml")
 
 
 def run_job(job: Callable[[], None]) -> int:

@@ -71,6 +71,9 @@ def make_learner(
         weight_decay=config.weight_decay,
     )
     schedule = make_schedule(optimizer, config)
+    if (plugin := accelerator.state.deepspeed_plugin) is not None:  # it clips by itself; not tried here
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
+        plugin.deepspeed_config["gradient_clipping"] = config.max_gradient_norm
     model, prepared = accelerator.prepare(model, optimizer)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]  # FSDP has others
     ema = None

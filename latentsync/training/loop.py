@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from latentsync.checkpoint import first_line
 from latentsync.errors import TrainingError
 from latentsync.training.charts import draw_if_possible
 from latentsync.training.config import LoopConfig
@@ -145,7 +146,13 @@ def validation(learner: Learner, validate: Validate | None, done: int) -> Mappin
         with averaged_weights(learner):
             told = [dict(validate(learner.network.eval(), done))]
         learner.model.train()
-    return broadcast_object_list(told)[0]
+    try:
+        return broadcast_object_list(told)[0]
+    except RuntimeError as error:  # of gloo; NCCL's watchdog ends the process itself
+        raise TrainingError(
+            f"the processes lost each other after validation ({first_line(error)}): if the first one needs "
+            "longer than validation_hours of make_accelerator, validate less or raise that"
+        ) from error
 
 
 def _next(stream: Iterator[Any], number: int, window: LossWindow) -> Any:

@@ -5,10 +5,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 
 from latentsync.errors import TrainingError
-from latentsync.training import TrainingStopped, run_job
+from latentsync.training import LoopConfig, TrainingStopped, record_config, run_job
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "accelerate"
 
@@ -61,6 +62,16 @@ def test_a_job_ends_with_a_code_and_a_sentence(capsys, raised, code, said):
 
     assert run_job(job) == code
     assert said in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_keeps_the_record_of_its_start(tmp_path):
+    accelerator, record = Accelerator(cpu=True), tmp_path / "run" / "config.yaml"
+    record_config(LoopConfig(steps=1), tmp_path / "run", accelerator)
+    record_config(LoopConfig(steps=2), tmp_path / "run", accelerator)
+    assert "steps: 2" in record.read_text()
+    (tmp_path / "run" / "checkpoint-2").mkdir()
+    record_config(LoopConfig(steps=3), tmp_path / "run", accelerator)
+    assert "steps: 2" in record.read_text()
 
 
 def test_a_bug_keeps_its_traceback():
