@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import atan2, cos, degrees, radians, sin
 from typing import cast
 
+import cv2
 import numpy as np
 from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
@@ -22,6 +23,7 @@ LIMITED_RANGE, FULL_RANGE = 1, 2
 # SWS_BICUBIC, SWS_ACCURATE_RND, SWS_FULL_CHR_H_INT, which PyAV names only from 18 on. Without the last two
 # libswscale is off by one to three levels, each time in the same direction.
 EXACT = 0x4 | 0x40000 | 0x2000
+PLANES = "gbrp"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,11 @@ def _display_matrix(frame: VideoFrame) -> tuple[float, float, float, float]:
 
 
 class RgbConverter:
-    """Turns frames of one clip into (H, W, 3) uint8 RGB, all of the size of its first frame."""
+    """Turns frames of one clip into (H, W, 3) uint8 RGB, all of the size of its first frame.
+
+    From YUV by way of planes: libswscale's exact kernels for those are 2.4 times as fast as for packed RGB,
+    with the same values.
+    """
 
     def __init__(self, first: VideoFrame):
         self.width, self.height = first.width, first.height
@@ -89,11 +95,22 @@ class RgbConverter:
             frame,
             width=self.width,
             height=self.height,
-            format="rgb24",
+            format="rgb24" if frame.format.is_rgb else PLANES,
             dst_color_range=FULL_RANGE,
             interpolation=EXACT,
         )
-        return turned(rgb.to_ndarray(), self.orientation)
+        return turned(_packed(rgb), self.orientation)
+
+
+def _packed(frame: VideoFrame) -> np.ndarray:
+    """Pixels (H, W, 3) of an RGB frame, packed or in planes."""
+    if frame.format.name != PLANES:
+        return frame.to_ndarray()
+    green, blue, red = (
+        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]  # type: ignore[arg-type]
+        for plane in frame.planes
+    )
+    return cv2.merge([red, green, blue])
 
 
 def turned(image: np.ndarray, orientation: Orientation) -> np.ndarray:

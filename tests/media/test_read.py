@@ -12,7 +12,7 @@ import pytest
 from synthetic import flash_images, square_images, tone_burst, write_video
 
 from latentsync.media import Frame, VideoReader, read_audio
-from latentsync.media.picture import BT601, BT709, RgbConverter
+from latentsync.media.picture import BT601, BT709, EXACT, FULL_RANGE, RgbConverter
 
 LOSSLESS = {"crf": "0", "preset": "ultrafast"}
 GROUPS = {"crf": "10", "preset": "veryfast", "g": "12", "bf": "3"}  # several GOPs with B-frames
@@ -227,6 +227,19 @@ def test_colours_follow_matrix_and_range(matrix: int, full_range: bool):
     g = (y - red_weight * r - blue_weight * b) / (1 - red_weight - blue_weight)
     image = RgbConverter(frame)(frame)
     np.testing.assert_allclose(image[32, 32], np.multiply((r, g, b), 255), atol=0.6)  # rounding
+
+
+@pytest.mark.parametrize(
+    "pixel_format", ["yuv420p", "yuvj422p", "yuv444p10le", "nv12", "gray", "rgba", "gbrp"]
+)
+def test_pixels_are_those_of_libswscales_exact_conversion_to_packed_rgb(pixel_format: str):
+    noise = np.random.default_rng(3).integers(0, 256, (35, 53, 3), np.uint8)
+    frame = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format=pixel_format)
+    frame.colorspace = BT601
+    packed = frame.reformat(format="rgb24", dst_color_range=FULL_RANGE, interpolation=EXACT).to_ndarray()
+    image = RgbConverter(frame)(frame)
+    np.testing.assert_array_equal(image, packed)
+    assert image.flags.c_contiguous and image.flags.writeable
 
 
 def test_untagged_colours_are_bt709_from_720_lines_on():
