@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -40,10 +41,13 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class Sighting:
-    """A frame on the result's timeline and the face followed in it."""
+    """A frame on the result's timeline and the face followed in it; its face is cut out at most once, though
+    the generator and the composer both want it.
+    """
 
     shown: Shown
     face: TrackedFace | None
+    resolution: int
 
     @property
     def time(self) -> Fraction:
@@ -52,6 +56,18 @@ class Sighting:
     @property
     def shot(self) -> int | None:
         return None if self.face is None else self.face.shot
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        """Frame pixels to pixels of the aligned crop, (2, 3), where there is a face."""
+        assert self.face is not None
+        return face_matrix(self.face, self.resolution)
+
+    @cached_property
+    def crop(self) -> Tensor:
+        """The aligned face, uint8 (1, 3, R, R)."""
+        with stage("align"):
+            return align([self.shown.image], self.matrix[None], self.resolution)
 
 
 @dataclass(frozen=True)
@@ -81,19 +97,16 @@ def redraw(
     fps: int,
 ) -> Iterator[Result]:
     """Finished frames, in order, one for each of `tracked`; reads ahead as far as `draw_run` needs."""
-    sightings = (Sighting(item.frame, item.face) for item in tracked)
+    sightings = (Sighting(item.frame, item.face, composer.resolution) for item in tracked)
     for_ticks, for_frames = fork(sightings)
     ticks = resample(for_ticks, Fraction(fps))
-    resolution = composer.resolution
-    drawn = _Nearby(_drawn_ticks(ticks, audio_windows, draw_run, resolution))
+    drawn = _Nearby(_drawn_ticks(ticks, audio_windows, draw_run))
     for sighting in for_frames:
         mouth = drawn.find(nearest_tick(sighting.time, Fraction(fps)), sighting.shot)
         image = sighting.shown.image
         if mouth is not None and sighting.face is not None:
-            matrix = face_matrix(sighting.face, resolution)
-            with stage("align"):
-                source = normalize(align([image], matrix[None], resolution))[0]
-            image = composer.compose(image, mouth, matrix, source_face=source)
+            source = normalize(sighting.crop)[0]
+            image = composer.compose(image, mouth, sighting.matrix, source_face=source)
         yield Result(image, sighting.time, mouth is not None)
 
 
@@ -102,9 +115,7 @@ def face_matrix(face: TrackedFace, resolution: int) -> np.ndarray:
     return similarity(face.anchors[None], template(resolution))[0]
 
 
-def _drawn_ticks(
-    ticks: Iterable, audio_windows: Iterable[Tensor], draw_run: DrawRun, resolution: int
-) -> Iterator[Drawn]:
+def _drawn_ticks(ticks: Iterable, audio_windows: Iterable[Tensor], draw_run: DrawRun) -> Iterator[Drawn]:
     """One Drawn for each tick; runs of ticks with one face in one shot go through `draw_run` together."""
     heard = zip(ticks, audio_windows, strict=False)
     for shot, run in itertools.groupby(heard, key=lambda pair: pair[0].frame.shot):
@@ -114,21 +125,18 @@ def _drawn_ticks(
         numbers: deque[int] = deque()
         pairs = iter(run)
         first = next(pairs)
-        faces, tokens = _split(itertools.chain([first], pairs), resolution, numbers)
+        faces, tokens = _split(itertools.chain([first], pairs), numbers)
         for face in draw_run(faces, tokens, first[0].tick):
             yield Drawn(numbers.popleft(), shot, face)
 
 
-def _split(run: Iterable, resolution: int, numbers: deque[int]) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
+def _split(run: Iterable, numbers: deque[int]) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
     """Aligned faces and audio windows of a run of ticks, whose numbers are noted as they are read."""
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         for tick, tokens in run:
             numbers.append(tick.tick)
-            sighting = tick.frame
-            with stage("align"):
-                crop = align([sighting.shown.image], face_matrix(sighting.face, resolution)[None], resolution)
-            yield normalize(crop)[0], tokens
+            yield normalize(tick.frame.crop)[0], tokens
 
     left, right = fork(pairs())
     return (face for face, _ in left), (tokens for _, tokens in right)
