@@ -18,8 +18,9 @@ from diffusers import AutoencoderKL
 
 from latentsync.diffusion.noise import released_scheduler
 from latentsync.diffusion.original import VAE_CONFIG
-from latentsync.diffusion.pipeline import Batching, LipsyncPipeline
+from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.diffusion.released_config import ReleasedConfig, ReleasedModelConfig
+from latentsync.diffusion.sampling import Batching
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.dubbing.memory import MARGIN, plan_memory
 from latentsync.dubbing.model import load_model

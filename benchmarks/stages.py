@@ -24,8 +24,10 @@ from latentsync.audio.mel import whisper_mel
 from latentsync.audio.whisper import COLUMNS_PER_ROW
 from latentsync.audio.windows import window_rows
 from latentsync.device import pick_device
-from latentsync.diffusion.pipeline import Condition, LipsyncPipeline, Sampling
+from latentsync.diffusion.condition import Condition
+from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.diffusion.reference import hide_mouth
+from latentsync.diffusion.sampling import Sampling
 from latentsync.dubbing.model import load_model
 from latentsync.face import Composer, align, bridge_gaps, crop_size, make_detector, paste_mask, track
 from latentsync.face.align import FILL, invert, sample

@@ -6,11 +6,9 @@ whole face, denoise while listening, decode, put the mouth into the face. Window
 upstream's do not.
 """
 
-import hashlib
 import inspect
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,94 +22,17 @@ from transformers import WhisperModel
 
 from latentsync.audio.whisper import encode_blocks, inner_context
 from latentsync.audio.windows import stream_windows
-from latentsync.diffusion.feature_cache import FeatureCache
+from latentsync.diffusion.condition import Condition, EncodedFace, FaceMemory
+from latentsync.diffusion.guided import GuidedUNet
 from latentsync.diffusion.losses import predicted_latents
 from latentsync.diffusion.noise import draw_noise, released_scheduler
 from latentsync.diffusion.original import download, find_original, open_original
 from latentsync.diffusion.reference import hide_mouth
-from latentsync.diffusion.sync_guidance import Steering
+from latentsync.diffusion.runs import Run, blend, cut_runs
+from latentsync.diffusion.sampling import Batching, Sampling, StepCallback
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.face.mask import latent_mask, mouth_mask
 from latentsync.profiling import stage
-
-StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to denoise: `guidance_scale` above 1 costs a second pass that hears nothing, and opens the mouth
-    further.
-
-    `guidance_window`: the share [start, stop) of the steps that are guided, the others hear plainly.
-    `cache_interval`: only every n-th step runs the whole U-Net, the others keep its deep features
-    (`FeatureCache`, cut at skip `cache_branch_id`); 1 is off. `steering` sets the guidance of each window by
-    what its draft looks like; `guidance_scale` is then what it starts from.
-    """
-
-    steps: int
-    guidance_scale: float = 1.0
-    generator: torch.Generator | None = None
-    callback_on_step_end: StepCallback | None = None
-    guidance_window: tuple[float, float] = (0.0, 1.0)
-    cache_interval: int = 1
-    cache_branch_id: int = 0
-    steering: Steering | None = None
-
-    def is_guided(self, step: int) -> bool:
-        """Whether step `step`, counted from 0, subtracts what is drawn without sound."""
-        start, stop = self.guidance_window
-        return self.guidance_scale != 1.0 and start <= step / self.steps < stop
-
-
-@dataclass(frozen=True)
-class Batching:
-    """How much is computed at a time, which decides memory and speed but not the picture: `frames` through
-    the autoencoder, `windows` through the denoiser, and whether guidance takes one pass of both halves.
-    """
-
-    frames: int
-    windows: int = 1
-    joint_guidance: bool = True
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or self.windows < 1:
-            raise ValueError(f"{self.frames} frames and {self.windows} windows at a time: at least 1 of each")
-
-
-@dataclass(frozen=True)
-class EncodedFace:
-    """Latents (C, h, w) of one face, with the mouth hidden and whole."""
-
-    masked: Tensor
-    whole: Tensor
-
-
-FaceMemory = dict[bytes, EncodedFace]  # by a hash of the face's pixels, for streams that show a frame again
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One window: its frames from `first_frame` on, of which the last `fresh` were in no window before."""
-
-    faces: list[EncodedFace]
-    tokens: list[Tensor]
-    first_frame: int
-    fresh: int
-    is_last: bool = False
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What a window's denoiser sees besides the noise: mask (1, F, h, w), masked and reference latents (C, F,
-    h, w).
-    """
-
-    mask: Tensor
-    masked: Tensor
-    reference: Tensor
-
-    def __len__(self) -> int:
-        return self.mask.shape[1]
 
 
 @dataclass
@@ -301,7 +222,7 @@ class LipsyncPipeline(DiffusionPipeline):
         runs = self._runs(zip(faces, audio_windows, strict=True), first_frame, memory)
         while batch := list(itertools.islice(runs, self.batching.windows)):
             for run, latents in zip(batch, self._denoise_runs(batch, noise, settings), strict=True):
-                latents = self._blend(held, list(latents.unbind(1))[-(run.fresh + len(held)) :])
+                latents = blend(held, list(latents.unbind(1))[-(run.fresh + len(held)) :])
                 ready = len(latents) if run.is_last else len(latents) - self.overlap
                 yield from self._finish(latents[:ready])
                 held = latents[ready:]
@@ -377,7 +298,7 @@ class LipsyncPipeline(DiffusionPipeline):
             noise.to(self._execution_device)[None].repeat(len(seen), 1, seen.shape[2], 1, 1)
             * self.scheduler.init_noise_sigma
         ).float()  # steps add up in float32, whatever the network computes in
-        predictor = _Predictor(self.unet, audio, settings, joint=self.batching.joint_guidance)
+        predictor = GuidedUNet(self.unet, audio, settings, joint=self.batching.joint_guidance)
         scale: float | Tensor = settings.guidance_scale
         extra = self._step_arguments(settings.generator)
         with self.progress_bar(total=settings.steps) as progress:
@@ -443,44 +364,19 @@ class LipsyncPipeline(DiffusionPipeline):
 
     def _runs(
         self, heard: Iterable[tuple[Tensor, Tensor]], first_frame: int, memory: FaceMemory | None
-    ) -> Iterator[_Run]:
-        """The windows of a run of frames, each with its faces encoded; a face goes through the autoencoder
-        once.
-        """
-        faces: deque[EncodedFace] = deque(maxlen=self.window)
-        tokens: deque[Tensor] = deque(maxlen=self.window)
-        new: list[Tensor] = []
-        wanted, seen = self.window, 0
+    ) -> Iterator[Run]:
+        """The windows of a run of frames, each with its faces encoded."""
 
-        def run(*, is_last: bool = False) -> _Run:
+        def encode(faces: Tensor) -> list[EncodedFace]:
+            return self.encode(faces, self.mask())
+
+        def encoded(faces: list[Tensor]) -> list[EncodedFace]:
             with stage("encode"):
-                faces.extend(self._remembered(new, memory))
-            first = first_frame + seen - len(faces)
-            return _Run(list(faces), list(tokens), first, fresh=len(new), is_last=is_last)
+                return encode(torch.stack(faces)) if memory is None else memory.encoded(faces, encode)
 
-        for face, token in heard:
-            new.append(face)
-            tokens.append(token)
-            seen += 1
-            if len(new) == wanted:
-                yield run()
-                wanted = self.window - self.overlap
-                new.clear()
-        if new:
-            yield run(is_last=True)
+        return cut_runs(heard, encoded, window=self.window, overlap=self.overlap, first_frame=first_frame)
 
-    def _remembered(self, faces: list[Tensor], memory: FaceMemory | None) -> list[EncodedFace]:
-        """The latents of each face, out of `memory` where it has them."""
-        if memory is None:
-            return self.encode(torch.stack(faces), self.mask())
-        keys = [hashlib.blake2b(face.cpu().numpy().tobytes(), digest_size=16).digest() for face in faces]
-        fresh = {key: face for key, face in zip(keys, faces, strict=True) if key not in memory}
-        if fresh:
-            encoded = self.encode(torch.stack(list(fresh.values())), self.mask())
-            memory.update(zip(fresh, encoded, strict=True))
-        return [memory[key] for key in keys]
-
-    def _denoise_runs(self, runs: list[_Run], noise: Tensor, settings: Sampling) -> list[Tensor]:
+    def _denoise_runs(self, runs: list[Run], noise: Tensor, settings: Sampling) -> list[Tensor]:
         """Latents (C, F, h, w) of each window; a last one that is shorter goes by itself."""
         drawn: list[Tensor] = []
         for _, group in itertools.groupby(runs, key=lambda run: len(run.faces)):
@@ -492,47 +388,9 @@ class LipsyncPipeline(DiffusionPipeline):
                 drawn += self.denoise_windows(noise, conditions, tokens, settings, first_frames)
         return drawn
 
-    def _blend(self, held: list[Tensor], latents: list[Tensor]) -> list[Tensor]:
-        """The older opinion fades out over the frames that two windows share."""
-        count = len(held)
-        shares = [(index + 1) / (count + 1) for index in range(count)]
-        mixed = [torch.lerp(old, new, share) for old, new, share in zip(held, latents, shares, strict=False)]
-        return mixed + latents[count:]
-
     def _finish(self, latents: list[Tensor]) -> Iterator[Tensor]:
         """Decode latents that are final."""
         if latents:
             with stage("decode"):
                 faces = self.decode(torch.stack(latents, dim=1))
             yield from faces.unbind(0)
-
-
-class _Predictor:
-    """The U-Net's guided predictions for some windows over all steps."""
-
-    def __init__(self, unet: UNet3DConditionModel, audio: Tensor, settings: Sampling, *, joint: bool) -> None:
-        self.unet, self.audio, self.settings, self.joint = unet, audio, settings, joint
-        caching = settings.cache_interval > 1
-        cache = [FeatureCache(settings.cache_interval, settings.cache_branch_id) for _ in range(2)]
-        self.hearing, self.deaf = cache if caching else (None, None)
-
-    def __call__(self, x: Tensor, t: Tensor, step: int, scale: float | Tensor) -> Tensor:
-        """The prediction (B, C, F, h, w) float32 for `x`; `scale` is a number, or one a window (B, 1, 1, 1,
-        1).
-        """
-        if not self.settings.is_guided(step):
-            return self._pass(x, t, self.audio, step, self.hearing).float()
-        silence = torch.zeros_like(self.audio)
-        if self.joint:
-            twice, audio = x.repeat(2, 1, 1, 1, 1), torch.cat([silence, self.audio])
-            deaf, hearing = self._pass(twice, t, audio, step, self.hearing).float().chunk(2)
-        else:
-            deaf = self._pass(x, t, silence, step, self.deaf).float()
-            hearing = self._pass(x, t, self.audio, step, self.hearing).float()
-        return deaf + scale * (hearing - deaf)
-
-    def _pass(self, x: Tensor, t: Tensor, audio: Tensor, step: int, cache: FeatureCache | None) -> Tensor:
-        if cache is None:
-            return self.unet(x, t, audio).sample
-        cache.begin(step, len(audio) * x.shape[2])
-        return self.unet(x, t, audio, cache=cache).sample

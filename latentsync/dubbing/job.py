@@ -23,7 +23,9 @@ from torch import Tensor
 
 from latentsync.audio.mel import syncnet_mel
 from latentsync.device import pick_device, pick_dtype
-from latentsync.diffusion.pipeline import FaceMemory, LipsyncPipeline, Sampling
+from latentsync.diffusion.condition import FaceMemory
+from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.diffusion.sampling import Sampling
 from latentsync.diffusion.sync_guidance import SyncGuidance
 from latentsync.dubbing.background import run_ahead
 from latentsync.dubbing.memory import MemoryPlan, lay_out
@@ -149,7 +151,7 @@ def _results(
 ) -> Iterator[Result]:
     """The stream of finished frames."""
     noise = pipeline.draw_noise(same_noise(settings.seed))
-    memory: FaceMemory | None = {} if _shows_again(reader, seconds) else None
+    memory = FaceMemory() if _shows_again(reader, seconds) else None
     draw_run = partial(pipeline.stream, noise=noise, settings=sampling, memory=memory)
     ahead = run_ahead if settings.threads else lambda items, depth: (item for item in items)
     tokens = pipeline.audio_windows(_padded(waveform, seconds), int(seconds * pipeline.fps) + 2)

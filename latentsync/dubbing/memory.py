@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from latentsync.diffusion.pipeline import Batching, LipsyncPipeline
+from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.diffusion.sampling import Batching
 from latentsync.footprint import largest_leaf_bytes, peak_bytes, weight_bytes
 
 GIB = 2**30

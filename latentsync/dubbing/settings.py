@@ -7,8 +7,9 @@ from pathlib import Path
 
 from diffusers.utils import is_xformers_available
 
-from latentsync.diffusion.pipeline import Batching, LipsyncPipeline, Sampling
+from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.diffusion.presets import PRESETS, with_sampler
+from latentsync.diffusion.sampling import Batching, Sampling
 from latentsync.diffusion.sync_guidance import SCALES, Steering
 from latentsync.dubbing.memory import OFFLOADS, parse_bytes
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from latentsync.diffusion.pipeline import Batching
+from latentsync.diffusion.condition import FaceMemory
+from latentsync.diffusion.sampling import Batching
 
 
 @pytest.fixture(params=["frame_pipeline", "temporal_pipeline"])
@@ -49,7 +50,7 @@ def test_a_face_goes_through_the_autoencoder_once(temporal_pipeline, monkeypatch
 
 
 def test_faces_that_come_again_are_not_encoded_again(pipeline, monkeypatch):
-    encoded, memory = [], {}
+    encoded, memory = [], FaceMemory()
     encode = pipeline.encode
     monkeypatch.setattr(pipeline, "encode", lambda f, m: encoded.append(len(f)) or encode(f, m))
     plain = drawn(pipeline, 13, monkeypatch)

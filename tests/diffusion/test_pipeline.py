@@ -7,8 +7,10 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler
 
 from latentsync.audio.windows import frame_windows
+from latentsync.diffusion.condition import Condition
 from latentsync.diffusion.noise import released_scheduler
-from latentsync.diffusion.pipeline import Condition, LipsyncPipeline, Sampling
+from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.diffusion.sampling import Sampling
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.face import Composer, align, crop_size, normalize, similarity, template, warp_to_crop
 from latentsync.face.align import sample

@@ -6,7 +6,7 @@ from accelerate import cpu_offload
 from tiny_pipeline import make_pipeline
 
 import latentsync
-from latentsync.diffusion.pipeline import Batching
+from latentsync.diffusion.sampling import Batching
 from latentsync.dubbing.memory import (
     GIB,
     OFFLOADS,
