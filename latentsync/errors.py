@@ -34,3 +34,8 @@ class TrainingError(LatentSyncError):
     """A training run that cannot go on: a loss that is no number, data that end, a checkpoint that cannot be
     written.
     """
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, or is, in one short line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
