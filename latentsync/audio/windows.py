@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from latentsync.audio.mel import SYNCNET_COLUMNS_PER_SECOND
@@ -83,16 +85,32 @@ def mel_start(frame: int, fps: float | Fraction) -> int:
     return int(frame * SYNCNET_COLUMNS_PER_SECOND / Fraction(fps))
 
 
-def mel_window(mel: Tensor, start_frame: int, frames: int = 16, *, fps: float | Fraction = 25) -> Tensor:
+def mel_window(
+    mel: Tensor | np.ndarray,
+    start_frame: int,
+    frames: int = 16,
+    *,
+    fps: float | Fraction = 25,
+    beyond: float | None = None,
+) -> Tensor:
     """The part (1, bands, W) of `mel` (bands, T) that belongs to `frames` video frames from `start_frame` on.
 
-    `W` is `mel_columns(frames)` at every rate, for a network hears no other width. Raises: ValueError for a
-    window that leaves the sound.
+    `W` is `mel_columns(frames)` at every rate, for a network hears no other width. Of an array, which may be
+    mapped from disk, only that part is read, and copied. `beyond` is what columns past the sound hold.
+    Raises: ValueError for a window that leaves the sound, where nothing is to lie beyond.
     """
     start, columns = mel_start(start_frame, fps), mel_columns(frames)
-    if mel.ndim != 2 or start_frame < 0 or start + columns > mel.shape[1]:
-        raise ValueError(f"mel {tuple(mel.shape)} has no window of {columns} columns at frame {start_frame}")
-    return mel[None, :, start : start + columns]
+    is_inside = start_frame >= 0 and start + columns <= mel.shape[-1]
+    if mel.ndim != 2 or (not is_inside and (beyond is None or start_frame < 0)):
+        raise ValueError(
+            f"frames [{start_frame}, {start_frame + frames}) need {columns} mel columns from {start} on, but "
+            f"the mel is {tuple(mel.shape)}"
+        )
+    part = mel[:, start : start + columns]
+    window = torch.from_numpy(np.array(part)) if isinstance(part, np.ndarray) else part
+    if beyond is not None:
+        window = F.pad(window, (0, columns - window.shape[1]), value=beyond)
+    return window[None]
 
 
 def mel_windows(mel: Tensor, fps: float | Fraction = 25, *, frames: int = 16) -> Tensor:

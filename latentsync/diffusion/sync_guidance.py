@@ -6,7 +6,6 @@ is in sync less: more than is needed costs picture. Two predictions of noise say
 are not compared.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentsync.audio.mel import SYNCNET_COLUMNS_PER_SECOND, SYNCNET_LIMIT
+from latentsync.audio.mel import SYNCNET_LIMIT
+from latentsync.audio.windows import mel_window
 from latentsync.sync.stable_syncnet import StableSyncNet
 
 SCALES = (1.0, 2.0)  # for a draft in perfect sync, and for one without any
@@ -77,7 +77,4 @@ class SyncGuidance:
 
     def _heard(self, first_frame: int) -> Tensor:
         """The mel (1, 80, T) of a window from `first_frame` on; silence beyond the soundtrack."""
-        columns = math.ceil(SYNCNET_COLUMNS_PER_SECOND / self.fps * self.frames)
-        start = int(SYNCNET_COLUMNS_PER_SECOND * first_frame / self.fps)
-        piece = self.mel[:, start : start + columns]
-        return F.pad(piece, (0, columns - piece.shape[1]), value=-SYNCNET_LIMIT)[None]
+        return mel_window(self.mel, first_frame, self.frames, fps=self.fps, beyond=-SYNCNET_LIMIT)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from latentsync.audio.windows import mel_window
 from latentsync.errors import FootageError
 from latentsync.face.mask import normalize
 from latentsync.footage.clip import open_clip
-from latentsync.footage.features import FeatureCache, mel_window, token_window
+from latentsync.footage.features import FeatureCache, token_window
 from latentsync.footage.listing import EXAMPLES, ClipFile
 from latentsync.footage.survey import KnownClip
 

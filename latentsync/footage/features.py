@@ -7,9 +7,7 @@ in one, as they do where files are kept by base name. One that cannot be read is
 
 import hashlib
 import logging
-import math
 from collections.abc import Iterable
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import WhisperModel
 
-from latentsync.audio.mel import SYNCNET_BANDS, SYNCNET_COLUMNS_PER_SECOND, syncnet_mel
+from latentsync.audio.mel import SYNCNET_BANDS, syncnet_mel
 from latentsync.audio.whisper import encode, inner_context
 from latentsync.audio.windows import window_rows
 from latentsync.errors import FootageError
@@ -27,7 +25,6 @@ from latentsync.footage.clip import FPS, open_clip
 from latentsync.footage.content import ContentKeys, written_aside
 from latentsync.footage.listing import ClipFile
 
-COLUMNS_PER_FRAME = Fraction(SYNCNET_COLUMNS_PER_SECOND) / FPS  # 3.2
 HASH_DIGITS = 16
 
 logger = logging.getLogger(__name__)
@@ -134,26 +131,6 @@ class FeatureCache:
         with written_aside(path) as file:
             np.save(file, features)
         return features
-
-
-def mel_columns(frames: int) -> int:
-    """Mel columns that a window of `frames` hears: 52 for 16 frames, 80 for 25."""
-    return math.ceil(COLUMNS_PER_FRAME * frames)
-
-
-def mel_window(mel: np.ndarray, start: int, frames: int) -> Tensor:
-    """What the frames [start, start + frames) hear of `mel` (80, T): float32 (1, 80, mel_columns(frames)).
-
-    Source: bytedance/LatentSync, `crop_audio_window`: the first column is rounded down.
-    """
-    first = math.floor(COLUMNS_PER_FRAME * start)
-    window = mel[:, first : first + mel_columns(frames)]
-    if window.shape[1] < mel_columns(frames):
-        raise ValueError(
-            f"frames [{start}, {start + frames}) need {mel_columns(frames)} mel columns from {first} on, "
-            f"but there are {mel.shape[1]} in all"
-        )
-    return torch.from_numpy(np.array(window))[None]
 
 
 def token_window(states: np.ndarray, start: int, frames: int) -> Tensor:

@@ -85,8 +85,36 @@ def test_a_window_that_leaves_the_sound_is_refused():
     mel = torch.zeros(80, 60)
     assert len(mel_windows(mel)) == 3
     for wrong in (lambda: mel_window(mel, 3), lambda: mel_window(mel, -1), lambda: mel_windows(mel[:, :51])):
-        with pytest.raises(ValueError, match="no window of 52 columns"):
+        with pytest.raises(ValueError, match="need 52 mel columns from"):
             wrong()
+
+
+def test_a_window_of_footage_is_cut_of_an_array_as_upstream_cuts_it(tmp_path):
+    np.save(tmp_path / "mel.npy", np.arange(200, dtype=np.float32) + np.zeros((80, 1), np.float32))
+    mapped = np.load(tmp_path / "mel.npy", mmap_mode="r")
+    for start in range(40):
+        window = mel_window(mapped, start)
+        assert window.shape == (1, 80, 52) and window[0, 0, 0] == int(80 * start / 25)
+    window.zero_()  # a copy of its own, of the window alone
+    assert window.untyped_storage().nbytes() == 80 * 52 * 4
+    with pytest.raises(ValueError, match=r"frames \[47, 63\) need 52 mel columns from 150"):
+        mel_window(mapped, 47)
+
+
+@pytest.mark.parametrize("frames", range(16, 60))
+def test_every_window_with_its_sound_has_its_mel(frames):
+    columns = 1 + frames * 640 // 200
+    assert mel_window(np.zeros((80, columns), np.float32), frames - 16).shape[2] == 52
+
+
+def test_silence_lies_beyond_the_sound_where_it_may():
+    mel = torch.ones(80, 60)
+    window = mel_window(mel, 3, beyond=-4.0)
+    assert torch.equal(window[..., :51], mel[None, :, 9:]) and (window[..., 51:] == -4).all()
+    assert (mel_window(mel, 1000, beyond=-4.0) == -4).all()
+    assert torch.equal(mel_window(mel, 2, beyond=-4.0), mel_window(mel, 2))
+    with pytest.raises(ValueError, match=r"frames \[-1, 15\)"):
+        mel_window(mel, -1, beyond=-4.0)
 
 
 @pytest.mark.parametrize("samples", [800, 999, 1000, 16000, 16199, 16200])

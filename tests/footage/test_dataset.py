@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import WhisperModel
 
 from latentsync.audio.whisper import encoder_config
+from latentsync.audio.windows import mel_window
 from latentsync.errors import FootageError
 from latentsync.footage.content import ContentKeys
 from latentsync.footage.dataset import (
@@ -21,7 +22,7 @@ from latentsync.footage.dataset import (
     sync_min_frames,
     unet_min_frames,
 )
-from latentsync.footage.features import FeatureCache, SyncNetMel, WhisperStates, mel_window
+from latentsync.footage.features import FeatureCache, SyncNetMel, WhisperStates
 from latentsync.footage.listing import ClipFile, folder_clips, packed_clips
 from latentsync.footage.survey import Rules, Surveyor
 

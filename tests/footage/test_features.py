@@ -19,8 +19,6 @@ from latentsync.footage.features import (
     FeatureCache,
     SyncNetMel,
     WhisperStates,
-    mel_columns,
-    mel_window,
     token_window,
 )
 from latentsync.footage.listing import folder_clips, packed_clips
@@ -143,19 +141,3 @@ def test_an_encoder_stays_at_home_and_says_what_to_do(tmp_path, encoder):
     assert recipe.name == WhisperStates(encoder).name
     with pytest.raises(FootageError, match="fill the cache before loading"):
         recipe.compute(np.zeros(16000, np.float32))
-
-
-def test_mel_windows_start_and_end_as_upstreams():
-    mel = np.arange(80, dtype=np.float32)[:, None] * 0 + np.arange(200, dtype=np.float32)
-    assert (mel_columns(16), mel_columns(25), mel_columns(5)) == (52, 80, 16)
-    for start in range(40):
-        window = mel_window(mel, start, 16)
-        assert window.shape == (1, 80, 52) and window[0, 0, 0] == int(80 * start / 25)
-    with pytest.raises(ValueError, match=r"frames \[47, 63\) need 52 mel columns from 150"):
-        mel_window(mel, 47, 16)
-
-
-@pytest.mark.parametrize("frames", range(16, 60))
-def test_every_window_with_its_sound_has_its_mel(frames):
-    columns = 1 + frames * 640 // 200
-    assert mel_window(np.zeros((80, columns), np.float32), frames - 16, 16).shape[2] == 52
