@@ -45,14 +45,19 @@ def run_command(
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        try:
-            run(flags)
-        except MENDABLE as error:
-            print(f"error: {_one_line(str(error)) or type(error).__name__}", file=sys.stderr)
-            return 2
+        return told_in_one_line(lambda: run(flags))
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+
+
+def told_in_one_line(work: Callable[[], None], mendable: tuple[type[Exception], ...] = MENDABLE) -> int:
+    """Do `work()` and give 0; where it raises what a user can mend, print that in one line and give 2."""
+    try:
+        work()
+    except mendable as error:
+        print(f"error: {_one_line(str(error)) or type(error).__name__}", file=sys.stderr)
+        return 2
     return 0
 
 

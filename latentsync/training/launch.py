@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs
 
+from latentsync.command import told_in_one_line
 from latentsync.config import save_config
 from latentsync.errors import LatentSyncError
 from latentsync.training.state import newest_checkpoint
@@ -20,7 +21,7 @@ from latentsync.training.stop import TrainingStopped
 
 PROJECT = "latentsync"
 VALIDATION_HOURS = 1.0
-FAILED = 2
+MENDABLE = (LatentSyncError, FileNotFoundError, ImportError)
 
 
 def make_accelerator(
@@ -59,24 +60,21 @@ def record_config(config: object, folder: Path, accelerator: Accelerator) -> Non
 def run_job(job: Callable[[], None]) -> int:
     """Run a script's `job` with the loop's log on the screen; gives the exit code.
 
-    0; 2 for what the user can mend, told in one sentence; 143 or 130 after a stop by SIGTERM or SIGINT.
+    0; 2 for what the user can mend, told in one line (a ValueError is none: within the loop it is a bug and
+    keeps its traceback); 143 or 130 after a stop by SIGTERM or SIGINT.
     """
     logger = logging.getLogger("latentsync")
     if not logger.handlers:
         logger.addHandler(logging.StreamHandler(sys.stdout))
         logger.setLevel(logging.INFO)
     try:
-        job()
+        return told_in_one_line(job, MENDABLE)
     except TrainingStopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_code
-    except (LatentSyncError, FileNotFoundError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return FAILED
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    return 0
 
 
 @contextmanager
