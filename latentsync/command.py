@@ -56,7 +56,7 @@ def told_in_one_line(work: Callable[[], None], mendable: tuple[type[Exception], 
     try:
         work()
     except mendable as error:
-        print(f"error: {_one_line(str(error)) or type(error).__name__}", file=sys.stderr)
+        print(f"error: {_one_line(_said(error)) or type(error).__name__}", file=sys.stderr)
         return 2
     return 0
 
@@ -77,6 +77,13 @@ def _stop_once(_signal: int, _frame: object) -> NoReturn:
 
 def _ignore(_signal: int, _frame: object) -> None:
     """Instead of SIG_IGN, which makes Python complain of a signal that has arrived already."""
+
+
+def _said(error: Exception) -> str:
+    """What an error says; of one that the system raised without the number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _one_line(text: str) -> str:

@@ -5,6 +5,7 @@ import logging
 import torch
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SHORT_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -32,16 +33,18 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number type called `name`; auto is the fastest that keeps the picture.
+    """The number type called `name`, in full or as fp32, fp16, bf16; auto is the fastest that keeps the
+    picture.
 
     That is float16 on CUDA from capability 7.0 (bfloat16 is no faster there), bfloat16 on a CPU that
-    multiplies it (docs/performance.md: 2.4 times as fast, 57 dB), float32 elsewhere. float16 is
+    multiplies it (docs/performance.md: twice as fast, 58 dB), float32 elsewhere. float16 is
     warned of on a CPU without instructions for it. Raises: ValueError for an unknown name.
     """
     if name == "auto":
         if device.type == "cuda":
             return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
         return torch.bfloat16 if device.type == "cpu" and cpu_multiplies_bfloat16() else torch.float32
+    name = SHORT_NAMES.get(name, name)
     if name not in DTYPES:
         raise ValueError(f"unknown dtype {name!r}; expected auto, {', '.join(DTYPES)}")
     if name == "float16" and device.type == "cpu" and cpu_is_slow_at_float16():

@@ -7,7 +7,6 @@ Exit codes: 0 done, 2 something in the input must be mended (one line says what)
 
 import argparse
 import logging
-from pathlib import Path
 
 from latentsync.command import Parser, leave, run_command
 
@@ -35,7 +34,7 @@ def parse() -> argparse.Namespace:
     add(
         "--cache_interval",
         type=int,
-        help="with the cache: whole U-Net every n-th step (default 3, or preset)",
+        help="with the cache: whole U-Net every n-th step (default 3, less for few steps, or the preset's)",
     )
     add("--cache_branch_id", type=int, help="with the cache: layers run anew, less 1 (default 0)")
     add("--batch_size", type=int, help="frames at a time, above 16 several windows (default: a window, 16)")
@@ -78,7 +77,7 @@ def parse() -> argparse.Namespace:
     add(
         "--dtype",
         default="auto",
-        help="auto, float32, float16, bfloat16 (auto: 16 bits where the device is quick at it)",
+        help="auto, fp32, fp16 or bf16 (auto: 16 bits where the device is quick at it)",
     )
     add("--crf", type=int, default=18, help="H.264 quality, 0 to 51, lower is better (default 18)")
     add("--temp_dir", help="existing folder for the unfinished result (default: beside the output)")
@@ -101,13 +100,16 @@ def run(flags: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from latentsync import dub
-    from latentsync.dubbing import Progress, profile_dub
+    from latentsync.dubbing import Progress, profile_dub, report_place
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("latentsync").setLevel(logging.INFO)
     options = dict(vars(flags))
     is_profiled, memory, with_stack = map(options.pop, ("profile", "profile_memory", "with_stack"))
     runs = options.pop("num_profile_runs") or int(memory or with_stack)
+    if runs and not is_profiled:
+        raise ValueError("--num_profile_runs, --profile_memory and --with_stack belong to --profile: add it")
+    report_path = report_place(flags.output) if is_profiled else None
     with tqdm(unit="frame", disable=None) as bar:
 
         def show(progress: Progress) -> None:
@@ -120,8 +122,8 @@ def run(flags: argparse.Namespace) -> None:
         else:
             report = dub(**options, progress=show)
             told = report.table()
-    if is_profiled:
-        report.save(Path(flags.output + ".report.json"))
+    if report_path is not None:
+        report.save(report_path)
         print(told)
     if skipped := report.frames_passed_through:
         print(f"{skipped} of {report.frames} frames had no face to redraw and were left as they were")

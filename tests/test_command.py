@@ -78,6 +78,7 @@ def test_a_list_without_a_column_is_named(tmp_path):
         (None, 0, ""),
         (ConfigError("a.yaml:\n  no key"), 2, "error: a.yaml: no key\n"),
         (FileNotFoundError("a.mp4 is missing"), 2, "error: a.mp4 is missing\n"),
+        (OSError(36, "File name too long", "n.mp4"), 2, "error: n.mp4: File name too long\n"),
         (ValueError(), 2, "error: ValueError\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],

@@ -41,6 +41,8 @@ def test_mps_computes_in_float32():
 
 def test_what_was_asked_for_is_taken():
     assert pick_dtype("float16", torch.device("cpu")) == torch.float16
+    named = [pick_dtype(name, torch.device("mps")) for name in ("fp32", "fp16", "bf16")]
+    assert named == [torch.float32, torch.float16, torch.bfloat16]
     assert pick_device("cpu") == torch.device("cpu")
 
 

@@ -153,12 +153,17 @@ class LipsyncPipeline(DiffusionPipeline):
         self, steps: int | None = None, guidance_scale: float | None = None, **options: Any
     ) -> Sampling:
         """`Sampling` with this model's own steps and guidance where they are None; `options` are its other
-        fields. Raises: ValueError for less than one step or a negative guidance.
+        fields. Raises: ValueError for steps below one or above those of the training, and for guidance
+        outside [0, 20].
         """
         steps = int(self.config.inference_steps) if steps is None else steps
         guidance_scale = float(self.config.guidance_scale) if guidance_scale is None else guidance_scale
-        if steps < 1:
-            raise ValueError(f"inference steps must be at least 1, got {steps}")
+        most = int(self.scheduler.config.num_train_timesteps)
+        if not 1 <= steps <= most:
+            raise ValueError(
+                f"inference steps must be in [1, {most}], got {steps}; the model's own number is "
+                f"{self.config.inference_steps}"
+            )
         if not 0 <= guidance_scale <= 20:
             raise ValueError(f"guidance scale must be in [0, 20], got {guidance_scale}; 1 to 3 is usual")
         return Sampling(steps, guidance_scale, **options)

@@ -6,6 +6,7 @@ length.
 """
 
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -93,13 +94,13 @@ def dub(
                 model, first, dtype, overlap=settings.overlap, **settings.original_files()
             )
             pipeline = prepared(pipeline, settings)
-            batching = settings.batching(pipeline.window)
+            seconds = _seconds(settings.duration, Fraction(len(waveform), SAMPLE_RATE_HZ), reader)
+            batching = settings.batching(pipeline.window, _windows(pipeline, seconds))
             plan = lay_out(pipeline, device, vram=settings.vram, offload=settings.offload, batching=batching)
             if plan is not None:
                 logger.info("%s", plan)
             steering = _steering(model, waveform, pipeline, settings) if settings.sync_guidance else None
             sampling = settings.sampling(pipeline, steering)
-        seconds = _seconds(settings.duration, Fraction(len(waveform), SAMPLE_RATE_HZ), reader)
         faces = FaceCount()
         results = _results(reader, waveform, seconds, pipeline, sampling, settings, profiler, faces)
         with _unfinished(output.resolve(), settings.temp_dir) as target:
@@ -137,6 +138,11 @@ def _seconds(duration: str, audio_seconds: Fraction, reader: VideoReader) -> Fra
         duration
     ]
     return max(wanted, 1 / reader.info.fps)
+
+
+def _windows(pipeline: LipsyncPipeline, seconds: Fraction) -> int:
+    """How many windows cover so long a job, cuts aside."""
+    return math.ceil(seconds * pipeline.fps / (pipeline.window - pipeline.overlap))
 
 
 def _results(

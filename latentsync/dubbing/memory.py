@@ -56,10 +56,11 @@ def parse_bytes(text: str) -> int:
 
     Raises: ValueError for anything else, and below LEAST_BYTES.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
     size = int(float(found[1]) * UNITS[found[2].upper()]) if found else 0
     if size < LEAST_BYTES:
-        raise ValueError(f"memory {text!r}: expected a size such as 8GB or 6500MB, at least 256MB")
+        shown = text if len(text) <= 40 else f"{text[:40]}..."
+        raise ValueError(f"memory {shown!r}: expected a size such as 8GB or 6500MB, at least 256MB")
     return size
 
 

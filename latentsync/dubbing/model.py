@@ -57,8 +57,9 @@ def load_model(
         name = f"{known.name if (known := known_release(unet)) else unet.name} at {pipeline.resolution} px"
     else:
         if original:
+            named = sorted(name.replace("config", "unet_config") for name in original)
             raise CheckpointError(
-                f"{', '.join(sorted(original))}: only for released files ({UNET_FILE}); model folder "
+                f"{', '.join(named)}: only for released files ({UNET_FILE}); model folder "
                 f"{str(place)!r} says it itself"
             )
         pipeline = _load_folder(place, dtype)

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from latentsync.errors import MediaError
+
 PACKAGES = ("latentsync", "torch", "diffusers", "transformers", "av", "mediapipe", "numpy")
 
 
@@ -79,6 +81,14 @@ class DubReport:
             f"peak memory {self.peak_memory_bytes / 2**20:.0f} MiB"
         )
         return "\n".join(lines)
+
+
+def report_place(output: str | Path) -> Path:
+    """Where the report of a result lies: beside it. Raises: MediaError when a folder has that name."""
+    place = Path(f"{output}.report.json")
+    if place.is_dir():
+        raise MediaError(f"{place} is a folder; the report needs that name")
+    return place
 
 
 def package_versions() -> dict[str, str]:

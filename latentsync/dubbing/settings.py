@@ -1,8 +1,9 @@
 """What a job can be told, checked at once, and what that makes of a pipeline."""
 
 import copy
+import logging
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffusers.utils import is_xformers_available
@@ -12,6 +13,8 @@ from latentsync.diffusion.presets import PRESETS, with_sampler
 from latentsync.diffusion.sampling import Batching, Sampling
 from latentsync.diffusion.sync_guidance import SCALES, Steering
 from latentsync.dubbing.memory import OFFLOADS, parse_bytes
+
+logger = logging.getLogger(__name__)
 
 RANDOM_SEED = -1  # upstream's word for: any
 ATTENTIONS = ("sdpa", "xformers")
@@ -30,13 +33,13 @@ class DubSettings:
 
     `preset` ("reference", "balanced", "fast") sets steps, sampler, cache and guidance window at once
     (`diffusion.presets`); what is said beside it wins. `enable_deepcache` reuses the deep features of the
-    U-Net on all but every `cache_interval`-th step (the preset's number, else 3), where only the
-    outermost `cache_branch_id` + 1 layers (1) run. `sync_guidance` has a SyncNet (`syncnet`: its file or
-    folder) look at the drafts and choose the guidance between 1 and 2. `batch_size`: frames at a time, the
-    same picture with less memory below a window (16), with more above it, where several windows are drawn at
-    once as far as memory allows; `vae_tiling` sends pieces of a frame, with faint joints. `vram` ("8GB"):
-    memory of the device that the job keeps to, whatever that costs in time; `offload` ("model", "group",
-    "sequential") keeps weights in the machine's memory until they are needed.
+    U-Net on all but every `cache_interval`-th step (the preset's number, else 3, less for few steps), where
+    only the outermost `cache_branch_id` + 1 layers (1) run. `sync_guidance` has a SyncNet (`syncnet`: its
+    file or folder) look at the drafts and choose the guidance between 1 and 2. `batch_size`: frames at a
+    time, the same picture with less memory below a window (16), with more above it, where several windows
+    are drawn at once as far as memory allows; `vae_tiling` sends pieces of a frame, with faint joints.
+    `vram` ("8GB"): memory of the device that the job keeps to, whatever that costs in time; `offload`
+    ("model", "group", "sequential") keeps weights in the machine's memory until they are needed.
     `attention` is torch's own ("sdpa") or "xformers"; `compile` compiles the U-Net at its first windows,
     which pays for long clips. `unet_config`, `whisper`, `vae` and `resolution` belong to released files
     (`LipsyncPipeline.from_original`). `seed` -1 draws one.
@@ -124,6 +127,22 @@ class DubSettings:
         interval = 1 if self.preset is None else PRESETS[self.preset].cache_interval
         return CACHE_INTERVAL if self.enable_deepcache and interval == 1 else interval
 
+    def _interval(self, steps: int) -> int:
+        """The cache's interval over so many steps. One that nobody chose lets two steps at least be whole: of
+        the first alone, which sees but noise, no mouth can be drawn.
+        """
+        if self.cache_interval is None:
+            return min(self._own_interval(), max(1, (steps + 1) // 2))
+        if self.cache_interval >= steps > 1:
+            logger.warning(
+                "cache interval %d over %d steps: only the first step runs the whole U-Net, and the mouth "
+                "comes out grey; choose at most %d",
+                self.cache_interval,
+                steps,
+                (steps + 1) // 2,
+            )
+        return self.cache_interval
+
     def original_files(self) -> dict[str, str | Path | int | None]:
         """What `load_model` is told of released files."""
         parts = {"config": self.unet_config, "whisper": self.whisper, "vae": self.vae}
@@ -134,25 +153,27 @@ class DubSettings:
         """Whether the weights can go to the device as soon as they are read."""
         return self.vram is None and self.offload in (None, "none")
 
-    def batching(self, window: int) -> Batching | None:
-        """What `batch_size` means for windows of so many frames; None when it was not said."""
+    def batching(self, window: int, windows: int) -> Batching | None:
+        """What `batch_size` means for a job of `windows` windows of `window` frames; None when it was not
+        said.
+        """
         if self.batch_size is None:
             return None
-        return Batching(min(self.batch_size, window), max(1, self.batch_size // window))
+        return Batching(min(self.batch_size, window), max(1, min(self.batch_size // window, windows)))
 
     def sampling(self, pipeline: LipsyncPipeline, steering: Steering | None = None) -> Sampling:
         """How `pipeline` denoises: what was said, else the preset, else the model's own choice."""
         preset = None if self.preset is None else PRESETS[self.preset]
         window = self.guidance_window or (0.0, preset.guidance_stop if preset else 1.0)
         steps = preset.steps if preset and self.inference_steps is None else self.inference_steps
-        return pipeline.sampling(
+        sampling = pipeline.sampling(
             steps,
             sum(SCALES) / 2 if steering else self.guidance_scale,
             guidance_window=window,
             steering=steering,
-            cache_interval=self.cache_interval or self._own_interval(),
             cache_branch_id=self.cache_branch_id or 0,
         )
+        return replace(sampling, cache_interval=self._interval(sampling.steps))
 
 
 def prepared(pipeline: LipsyncPipeline, settings: DubSettings) -> LipsyncPipeline:

@@ -54,7 +54,8 @@ class VideoReader:
             first = next(self._decoded(), None)
             if first is None:
                 raise MediaError(
-                    f"nothing in {self.path} can be decoded ({stream.codec_context.name}); convert it"
+                    f"nothing in {self.path} can be decoded ({stream.codec_context.name}): it is cut short, "
+                    "damaged, or of a kind not known here; copy it again, or convert it"
                 )
             self.info = video_info(self.path, container, stream, self._index, rate, first)
         self._to_rgb = RgbConverter(first)

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from latentsync.checkpoint import check_stored, first_line, read_weights
+from latentsync.checkpoint import check_stored, first_line, read_json, read_weights
 from latentsync.config import load_config
 from latentsync.errors import CheckpointError, ConfigError
 from latentsync.sync.stable_syncnet import StableSyncNet
@@ -59,6 +59,12 @@ def _open_folder(folder: Path) -> StableSyncNet:
     if not (folder / CONFIG_FILE).is_file():
         held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
         raise CheckpointError(f"SyncNet folder {str(folder)!r} has no {CONFIG_FILE} (it holds {held})")
+    kind = read_json(folder / CONFIG_FILE).get("_class_name")
+    if kind != StableSyncNet.__name__:
+        raise CheckpointError(
+            f"SyncNet folder {str(folder)!r} holds a {kind or 'model of another library'}; expected a "
+            f"{StableSyncNet.__name__}: pass its folder, or stable_syncnet.pt"
+        )
     try:
         syncnet = StableSyncNet.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
         check_stored(folder, syncnet.state_dict())

@@ -127,6 +127,21 @@ def test_profiled_runs_come_with_a_table_of_parts_and_files(inference, clips, tm
     assert code == 2 and printed.err.count("error:") == 1
 
 
+@pytest.mark.parametrize("flag", [("--num_profile_runs", 1), ("--profile_memory",), ("--with_stack",)])
+def test_details_of_a_profile_nobody_asked_for_are_refused(inference, clips, tmp_path, flag):
+    paths = ("--video", clips / "face.mp4", "--audio", clips / "speech.wav", "--output", tmp_path / "out.mp4")
+    code, printed = inference(*paths, *flag)
+    assert code == 2 and "belong to --profile" in printed.err and list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_any_work(inference, clips, tmp_path):
+    (tmp_path / "out.mp4.report.json").mkdir()
+    paths = ("--video", clips / "face.mp4", "--audio", clips / "speech.wav", "--output", tmp_path / "out.mp4")
+    code, printed = inference(*paths, "--profile")
+    assert code == 2 and "out.mp4.report.json is a folder" in printed.err
+    assert not (tmp_path / "out.mp4").exists()
+
+
 def test_wrong_settings_are_one_line(inference, clips, tmp_path):
     common = (
         "--video",

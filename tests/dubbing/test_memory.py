@@ -46,11 +46,19 @@ def faces(pipeline):
     return pipeline(inputs[0], windows, generator=torch.Generator().manual_seed(0)).faces
 
 
+@pytest.mark.parametrize("text", ["", "8", "1e9GB", "-8GB", "nan", "0GB", "8GB 8GB", "1" * 400 + "GB"])
+def test_what_is_no_size_is_said_shortly(text):
+    with pytest.raises(ValueError, match="expected a size such as 8GB") as caught:
+        parse_bytes(text)
+    assert len(str(caught.value)) < 150
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [
         ("8GB", 8 * GIB),
         ("8 GiB", 8 * GIB),
+        ("9999999GB", 9_999_999 * GIB),
         ("7.5g", int(7.5 * GIB)),
         ("512MB", GIB // 2),
         (" 1T ", 1024 * GIB),

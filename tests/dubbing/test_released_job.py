@@ -107,6 +107,7 @@ def test_what_belongs_to_released_files_is_refused_elsewhere(clips, tmp_path):
         ({"cache_branch_id": 0, "preset": "reference"}, "--cache_branch_id 0 .* --preset balanced or fast"),
         ({"guidance_window": (0.8, 0.2)}, "guidance window"),
         ({"overlap": 16}, "overlap 16"),
+        ({"inference_steps": 1001}, r"inference steps must be in \[1, 1000\], got 1001"),
         ({"attention": "magic"}, "attention 'magic'"),
     ],
 )
@@ -124,14 +125,31 @@ def test_wrong_switches_are_named(clips, tmp_path, wrong, words):
         ({"preset": "balanced", "cache_interval": 4, "cache_branch_id": 1}, (4, 1)),
         ({"preset": "balanced", "enable_deepcache": True}, (PRESETS["balanced"].cache_interval, 0)),
         ({"preset": "reference", "enable_deepcache": True}, (3, 0)),
-        ({"enable_deepcache": True, "cache_branch_id": 2}, (3, 2)),
+        ({"enable_deepcache": True, "cache_branch_id": 2, "inference_steps": 20}, (3, 2)),
         ({"enable_deepcache": True, "cache_interval": 2}, (2, 0)),
+        ({"enable_deepcache": True, "inference_steps": 3}, (2, 0)),  # else only the first step were whole
+        ({"enable_deepcache": True, "inference_steps": 5}, (3, 0)),
+        ({"preset": "fast", "inference_steps": 2}, (1, 0)),
     ],
 )
 def test_the_cache_is_what_was_said_else_the_presets_else_upstreams(told, wanted):
     pipeline = make_pipeline(temporal=False, resolution=32)
     sampling = DubSettings(**told).sampling(pipeline)
     assert (sampling.cache_interval, sampling.cache_branch_id) == wanted
+
+
+@pytest.mark.parametrize(("interval", "steps", "warnings"), [(1000, 20, 1), (3, 3, 1), (2, 3, 0), (1, 1, 0)])
+def test_a_cache_that_only_the_first_step_fills_is_warned_of(caplog, interval, steps, warnings):
+    settings = DubSettings(enable_deepcache=True, cache_interval=interval, inference_steps=steps)
+    assert settings.sampling(make_pipeline(temporal=False, resolution=32)).cache_interval == interval
+    told = [record.getMessage() for record in caplog.records if "cache interval" in record.getMessage()]
+    assert len(told) == warnings and all(f"choose at most {(steps + 1) // 2}" in line for line in told)
+
+
+@pytest.mark.parametrize(("batch_size", "wanted"), [(1, (1, 1)), (17, (8, 2)), (10**20, (8, 5))])
+def test_no_more_windows_are_drawn_at_a_time_than_a_job_has(batch_size, wanted):
+    batching = DubSettings(batch_size=batch_size).batching(window=8, windows=5)
+    assert (batching.frames, batching.windows) == wanted
 
 
 def test_xformers_that_is_missing_says_how_to_install_it(clips, tmp_path, monkeypatch):

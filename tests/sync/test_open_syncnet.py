@@ -76,6 +76,12 @@ def test_what_is_no_such_network_is_refused(tiny, tmp_path):
     empty.mkdir()
     with pytest.raises(CheckpointError, match=r"no config.json \(it holds nothing\)"):
         open_syncnet(empty)
+    (empty / "config.json").write_text('{"_class_name": "UNet3DConditionModel"}')
+    with pytest.raises(CheckpointError, match="holds a UNet3DConditionModel; expected a StableSyncNet"):
+        open_syncnet(empty)
+    (empty / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="holds a list"):
+        open_syncnet(empty)
     broken = tmp_path / "broken.yaml"
     broken.write_text(yaml.safe_dump({"model": {"audio_encoder": MODEL["audio_encoder"]}}))
     with pytest.raises(ConfigError, match="visual_encoder"):
