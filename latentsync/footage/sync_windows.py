@@ -148,11 +148,13 @@ class ClipWindows(Windows):
             allow_upscale=allow_upscale,
         )
         self.windows, self.lower_half, self.min_shift_frames = windows, lower_half, min_shift_frames
+        first: dict[ClipFile, int] = {}  # a clip that is there twice has one number
+        self._numbers = [first.setdefault(clip.file, number) for number, clip in enumerate(self.clips)]
 
     def __getitem__(self, place: Place) -> dict[str, Any]:
         number, rng = self._draw(place)
-        clip = self.clips[number].file
-        starts = spread_starts(rng, self.windows, last=self._last_start(number), distance=self.min_shift_frames)
+        clip, last = self.clips[number].file, self._last_start(number)
+        starts = spread_starts(rng, self.windows, last=last, distance=self.min_shift_frames)
         faces = torch.stack(self._pixels(clip, *starts))
         if self.lower_half:
             faces = faces[..., faces.shape[-2] // 2 :, :]
@@ -161,7 +163,7 @@ class ClipWindows(Windows):
             "mel": torch.stack([self._mel_window(clip, start) for start in starts]),
             "starts": torch.tensor(starts),
             "clip": clip.name,
-            "clip_number": torch.tensor(number),
+            "clip_number": torch.tensor(self._numbers[number]),
         }
 
 
