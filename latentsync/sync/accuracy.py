@@ -7,6 +7,7 @@ the same seed, so that networks are compared on the same questions.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,29 @@ class Accuracy:
             "val_cosine_off": _mean([a.cosine for a in self.answers if not a.is_true]),
         }
 
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers, as JSON can hold them."""
+        return {
+            "windows": len(self.answers),
+            "accuracy": self.share,
+            "accuracy_95": self.interval,
+            "roc_auc": self.roc_auc,
+            "loss": self.loss,
+            "by_shift": {name: share for name, (share, _) in self.by_shift().items()},
+            "by_clip": {name: share for name, (share, _) in self.by_clip().items()},
+        }
+
+    def table(self) -> str:
+        """Accuracy in all, by distance and by clip."""
+        low, high = self.interval
+        lines = [
+            f"{self.share:.1%} of {len(self.answers)} windows ({low:.1%} to {high:.1%}), ROC AUC "
+            f"{self.roc_auc:.3f}, loss {self.loss:.3f}"
+        ]
+        for groups in (self.by_shift(), self.by_clip()):
+            lines += ["", *(f"{share:7.1%} of {count:5d}  {name}" for name, (share, count) in groups.items())]
+        return "\n".join(lines)
+
     def by_shift(self) -> dict[str, tuple[float, int]]:
         """Share of right answers and their number, by how far lips and sound are apart."""
         return _grouped(self.answers, _distance)
@@ -106,7 +130,7 @@ def measure_accuracy(
     return Accuracy(tuple(answers), sum(losses) / len(answers))
 
 
-def _answers(batch: dict, cosines: list[float]) -> Iterator[Answer]:
+def _answers(batch: dict[str, Any], cosines: list[float]) -> Iterator[Answer]:
     columns = (batch[name] for name in ("clip", "shown_clip", "start", "shown_start", "label"))
     for cosine, (clip, shown, start, shown_start, label) in zip(
         cosines, zip(*columns, strict=True), strict=True

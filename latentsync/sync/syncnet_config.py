@@ -130,3 +130,11 @@ class SyncNetConfig:
             lower_half=data.lower_half,
             latent_space=data.latent_space,
         )
+
+
+def of_network(network: StableSyncNet | Wav2LipSyncNet) -> SyncNetConfig:
+    """A configuration whose `data` say what a network was made for; its `model` is empty."""
+    if isinstance(network, Wav2LipSyncNet):
+        return SyncNetConfig(data=SyncNetDataConfig(num_frames=5))
+    names = ("num_frames", "resolution", "lower_half", "latent_space")
+    return SyncNetConfig(data=SyncNetDataConfig(**{name: network.config[name] for name in names}))

@@ -17,11 +17,11 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
 from latentsync.footage.content import ContentKeys
 from latentsync.footage.features import FeatureCache, SyncNetMel
-from latentsync.footage.listing import INDEX, ClipFile, find_clips
+from latentsync.footage.listing import INDEX, ClipFile, find_clips, packed_clips
 from latentsync.footage.survey import KnownClip, Rules, Surveyor
 from latentsync.footage.sync_windows import ClipWindows, SyncWindows, balanced, sync_min_frames
 from latentsync.sync.accuracy import measure_accuracy
@@ -44,6 +44,7 @@ from latentsync.training import (
 
 ENCODED_AT_ONCE = 64  # frames
 OVERFIT_PAIRS = 32
+QUESTIONS = 1  # the seed of what is asked
 STUCK_WITHIN = 0.01  # of ln 2
 BEST, RESULT, LOG, ALARM = "best", "syncnet", "log.jsonl", "alarm.txt"
 CHOSEN_BY = "val_roc_auc"  # needs no threshold, so that it is less of a lottery than accuracy
@@ -64,49 +65,67 @@ logger = logging.getLogger(__name__)
 class SyncFootage:
     """What a network learns from, and what it is asked about (None: nothing was held back)."""
 
-    training: Dataset
+    training: SyncWindows | ClipWindows
     validation: SyncWindows | None
     clips: tuple[KnownClip, ...]
 
 
-def open_footage(config: SyncNetConfig) -> SyncFootage:
-    """The footage that a configuration names, its sound already turned into mel.
+class Library:
+    """Clips that serve for a configuration, their sound turned into mel, and windows of them."""
 
-    Raises: FileNotFoundError, FootageError.
-    """
-    data = config.data
-    cache = data.audio_mel_cache_dir or Path(data.train_output_dir) / "cache"
-    keys = ContentKeys(cache)
-    mel = FeatureCache(cache, SyncNetMel(), keys)
-    survey = Surveyor(cache, keys)
+    def __init__(self, config: SyncNetConfig) -> None:
+        data = config.data
+        self.config, cache = config, data.audio_mel_cache_dir or Path(data.train_output_dir) / "cache"
+        keys = ContentKeys(cache)
+        self.survey, self.mel = Surveyor(cache, keys), FeatureCache(cache, SyncNetMel(), keys)
+        self.shapes = {
+            "resolution": data.resolution,
+            "frames": data.num_frames,
+            "lower_half": data.lower_half,
+            "allow_upscale": data.allow_upscale,
+        }
 
-    def select(files: list[ClipFile], windows: int, shift: int) -> tuple[KnownClip, ...]:
-        frames = sync_min_frames(data.num_frames, shift, windows)
-        kept = survey.select(files, Rules(frames, max_dropped_share=data.max_dropped_share)).kept
-        mel.fill(clip.file for clip in kept)
+    def select(self, files: list[ClipFile], shift: int, windows: int = 1) -> tuple[KnownClip, ...]:
+        """Those of `files` in which so many windows lie so far apart. Raises: FootageError."""
+        data = self.config.data
+        rules = Rules(
+            sync_min_frames(data.num_frames, shift, windows), max_dropped_share=data.max_dropped_share
+        )
+        kept = self.survey.select(files, rules).kept
+        self.mel.fill(clip.file for clip in kept)
         return kept
 
-    shapes = {
-        "resolution": data.resolution,
-        "frames": data.num_frames,
-        "lower_half": data.lower_half,
-        "allow_upscale": data.allow_upscale,
-    }
-    clips = select(
-        find_clips(data.train_fileslist, data.train_data_dir), data.windows_per_clip, data.min_shift_frames
-    )
-    drawn = {"min_shift_frames": data.min_shift_frames, "seed": config.run.seed, **shapes}
-    shown = balanced(clips, data.speaker_power)
-    if data.windows_per_clip > 1:
-        training: Dataset = ClipWindows(shown, mel, windows=data.windows_per_clip, **drawn)
-    else:
-        training = SyncWindows(shown, mel, other_clip_share=data.other_clip_share, **drawn)
+    def windows_to_ask(self, files: list[ClipFile]) -> SyncWindows:
+        """Pairs for validation, the same ones for every network and seed."""
+        data = self.config.data
+        shift = data.val_min_shift_frames or data.min_shift_frames
+        return SyncWindows(
+            self.select(files, shift),
+            self.mel,
+            min_shift_frames=shift,
+            other_clip_share=data.other_clip_share,
+            seed=QUESTIONS,
+            **self.shapes,
+        )
+
+    def windows_to_learn(self, clips: tuple[KnownClip, ...]) -> SyncWindows | ClipWindows:
+        """Pairs, or with `windows_per_clip` above 1 windows of clips."""
+        data = self.config.data
+        drawn = {"min_shift_frames": data.min_shift_frames, "seed": self.config.run.seed, **self.shapes}
+        shown = balanced(clips, data.speaker_power)
+        if data.windows_per_clip > 1:
+            return ClipWindows(shown, self.mel, windows=data.windows_per_clip, **drawn)
+        return SyncWindows(shown, self.mel, other_clip_share=data.other_clip_share, **drawn)
+
+
+def open_footage(config: SyncNetConfig) -> SyncFootage:
+    """The footage that a configuration names. Raises: FileNotFoundError, FootageError."""
+    data, library = config.data, Library(config)
+    files = find_clips(data.train_fileslist, data.train_data_dir)
+    clips = library.select(files, data.min_shift_frames, data.windows_per_clip)
     held_back = held_back_clips(config)
-    if not held_back:
-        return SyncFootage(training, None, clips)
-    shift = data.val_min_shift_frames or data.min_shift_frames
-    asked = select(held_back, 1, shift)
-    return SyncFootage(training, SyncWindows(asked, mel, min_shift_frames=shift, seed=1, **shapes), clips)
+    asked = library.windows_to_ask(held_back) if held_back else None
+    return SyncFootage(library.windows_to_learn(clips), asked, clips)
 
 
 def held_back_clips(config: SyncNetConfig) -> list[ClipFile]:
@@ -115,7 +134,7 @@ def held_back_clips(config: SyncNetConfig) -> list[ClipFile]:
     if data.val_fileslist or data.val_data_dir:
         return find_clips(data.val_fileslist, data.val_data_dir, split="val")
     if not data.train_fileslist and (Path(data.train_data_dir) / INDEX).is_file():
-        return find_clips("", data.train_data_dir, split="val")
+        return [clip for clip in packed_clips(data.train_data_dir) if clip.split == "val"]
     return []
 
 
@@ -295,13 +314,13 @@ def overfit_one_batch(
     return overfit(build(config).to(accelerator.device), see(batch["faces"]), batch)
 
 
-def balanced_batch(windows: Dataset, count: int) -> dict[str, Tensor]:
+def balanced_batch(windows: SyncWindows | ClipWindows, count: int) -> dict[str, Tensor]:
     """The first samples of `windows`: `count` // 2 with label 1, as many with label 0."""
     chosen: dict[float, list[dict[str, Any]]] = {0.0: [], 1.0: []}
     half = max(1, count // 2)
     number = 0
     while any(len(samples) < half for samples in chosen.values()):
-        sample = windows[divmod(number, len(windows))]  # pyright: ignore[reportArgumentType]
+        sample = windows[divmod(number, len(windows))]
         same = chosen[float(sample["label"])]
         if len(same) < half:
             same.append(sample)

@@ -1,7 +1,8 @@
-"""Changes of training windows: within range, one draw a window, and nothing that would tell the frames apart."""
+"""Changes of training windows: within range, one draw a window, the mouth still moves."""
 
 import torch
 
+from latentsync.sync import augment
 from latentsync.sync.augment import augment_faces, augment_mel
 
 
@@ -14,9 +15,10 @@ def test_faces_stay_in_range_and_each_window_has_its_own_look():
     assert (changed[1:] - changed[:-1]).abs().mean(dim=(1, 2, 3)).min() > 0.01
 
 
-def test_all_frames_of_a_window_are_changed_alike():
+def test_all_frames_of_a_window_are_changed_alike(monkeypatch):
     torch.manual_seed(1)
     still = (torch.rand(4, 3, 24, 48) * 2 - 1).repeat(1, 16, 1, 1)
+    monkeypatch.setattr(augment, "GRAIN", 0.0)
     changed = augment_faces(still).unflatten(1, (16, 3))
     torch.testing.assert_close(changed, changed[:, :1].expand_as(changed), atol=1e-6, rtol=0)
 

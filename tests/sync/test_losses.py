@@ -1,4 +1,4 @@
-"""What a SyncNet is taught by: values by hand, what cannot teach is refused, and no answer without a way back."""
+"""What a SyncNet is taught by: values by hand, ln 2 for ignorance, no answer without a way back."""
 
 import math
 
