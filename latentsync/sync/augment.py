@@ -71,14 +71,14 @@ def _moved(faces: Tensor) -> Tensor:
 
 
 def _recoloured(faces: Tensor) -> Tensor:
-    B, device = len(faces), faces.device
+    (B, _, H, W), device = faces.shape, faces.device
     rgb = faces.unflatten(1, (-1, 3))
     light = 1 + LIGHT * _signed(B, device, 1) + CAST * _signed(B, device, 3)
     offset = OFFSET * _signed(B, device, 1) + OFFSET / 3 * _signed(B, device, 3)
     unit = ((rgb * light[:, None] + offset[:, None]).clamp(-1, 1) + 1) / 2
     unit = unit.clamp(min=1e-3).pow((GAMMA * _signed(B, device, 1)[:, None]).exp())
-    unit = unit * (1 + SHADE * _smooth(B, 1, *faces.shape[-2:], device, cells=3)[:, None])
-    unit = unit + STAIN * _smooth(B, 3, *faces.shape[-2:], device, cells=6)[:, None]
+    unit = unit * (1 + SHADE * _smooth(B, 1, H, W, device, cells=3)[:, None])
+    unit = unit + STAIN * _smooth(B, 3, H, W, device, cells=6)[:, None]
     luma = torch.tensor(LUMA, device=device).view(3, 1, 1)
     grey = (unit * luma).sum(dim=2, keepdim=True)
     keep = 1 + COLOUR * _signed(B, device, 1)[:, None]

@@ -6,9 +6,10 @@ Oord et al. 2018 (arXiv 1807.03748) for the cross entropy of `window_losses`.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-import torch.distributed.nn.functional as spread
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,7 +27,8 @@ def pair_loss(vision: Tensor, audio: Tensor, labels: Tensor) -> Tensor:
 
     One that says the same of all pairs stays at ln 2.
     """
-    return F.binary_cross_entropy(_kept_off(agreement(vision, audio)), labels.float())
+    cosines, labels = _kept_off(agreement(vision, audio)), labels.float()
+    return -(labels * cosines.log() + (1 - labels) * (1 - cosines).log()).mean()
 
 
 def window_losses(
@@ -69,9 +71,25 @@ def window_losses(
 
 def gathered(rows: Tensor) -> Tensor:
     """The rows (B, ...) of all processes one after the other (N, ...), with their gradients."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
         return rows
-    return torch.cat(spread.all_gather(rows.contiguous()))
+    return _Gather.apply(rows)
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' rows; on the way back each process gets what all of them want of its own."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def _mean_by_line(values: Tensor, chosen: Tensor) -> Tensor:
@@ -85,4 +103,4 @@ def _kept_off(cosines: Tensor) -> Tensor:
 
 
 def _rank() -> int:
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() else 0

@@ -19,6 +19,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from latentsync.errors import ConfigError
 from latentsync.footage.content import ContentKeys
 from latentsync.footage.features import FeatureCache, SyncNetMel
 from latentsync.footage.listing import INDEX, ClipFile, find_clips, packed_clips
@@ -198,26 +199,29 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def loop_config(config: SyncNetConfig) -> LoopConfig:
-    """The loop's settings out of an upstream YAML. Raises: ValueError for a number out of range."""
+    """The loop's settings out of an upstream YAML. Raises: ConfigError for a number out of range."""
     data, run, optimizer = config.data, config.run, config.optimizer
-    return LoopConfig(
-        steps=run.max_train_steps,
-        batch_size=data.batch_size,
-        gradient_accumulation_steps=data.gradient_accumulation_steps,
-        learning_rate=optimizer.lr,
-        scale_lr=optimizer.scale_lr,
-        lr_scheduler=optimizer.lr_scheduler,
-        warmup_steps=optimizer.lr_warmup_steps,
-        weight_decay=optimizer.weight_decay,
-        max_gradient_norm=optimizer.max_grad_norm,
-        ema_decay=run.ema_decay,
-        seed=run.seed,
-        num_workers=data.num_workers,
-        save_every=config.ckpt.save_ckpt_steps,
-        keep_last=run.keep_last,
-        validate_every=run.validation_steps,
-        log_every=run.log_every,
-    )
+    try:
+        return LoopConfig(
+            steps=run.max_train_steps,
+            batch_size=data.batch_size,
+            gradient_accumulation_steps=data.gradient_accumulation_steps,
+            learning_rate=optimizer.lr,
+            scale_lr=optimizer.scale_lr,
+            lr_scheduler=optimizer.lr_scheduler,
+            warmup_steps=optimizer.lr_warmup_steps,
+            weight_decay=optimizer.weight_decay,
+            max_gradient_norm=optimizer.max_grad_norm,
+            ema_decay=run.ema_decay,
+            seed=run.seed,
+            num_workers=data.num_workers,
+            save_every=config.ckpt.save_ckpt_steps,
+            keep_last=run.keep_last,
+            validate_every=run.validation_steps,
+            log_every=run.log_every,
+        )
+    except ValueError as error:
+        raise ConfigError(f"the configuration of the run: {error}") from error
 
 
 def build(config: SyncNetConfig) -> SyncNetwork:
