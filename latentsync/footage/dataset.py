@@ -1,11 +1,11 @@
 """Clips that serve -> training samples. The seed, the epoch and the index decide each one, nothing else does.
 
-`F` frames, `R` side of a face, `N` audio tokens of a frame, `D` width. `FaceWindows` is for the U-Net,
-`SyncWindows` for SyncNet; which windows are drawn follows UNetDataset and SyncNetDataset of
-bytedance/LatentSync, without their endless retries. The same in any number of worker processes.
+`F` frames, `R` side of a face, `N` audio tokens of a frame, `D` width. `FaceWindows` is for the U-Net; which
+windows are drawn follows UNetDataset of bytedance/LatentSync, without its endless retries. The same in any
+number of worker processes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,8 +22,6 @@ from latentsync.footage.listing import EXAMPLES, ClipFile
 from latentsync.footage.survey import KnownClip
 
 Place: TypeAlias = tuple[int, int] | int  # (epoch, index); an index alone means epoch 0
-Augment: TypeAlias = Callable[[Tensor, np.random.Generator], Tensor]  # of pixels (F, 3, R, R) in [-1, 1]
-NEGATIVE_SHARE = 0.5
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -34,11 +32,6 @@ def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
 def unet_min_frames(frames: int) -> int:
     """The shortest clip in which each window of `frames` finds another beside it, as upstream: 48 for 16."""
     return 3 * frames
-
-
-def sync_min_frames(frames: int, min_shift_frames: int = 1) -> int:
-    """The shortest clip in which each window has another `min_shift_frames` away; two windows as upstream."""
-    return max(2 * frames, frames + 2 * min_shift_frames - 1)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -62,8 +55,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return ((self.epoch, int(index)) for index in order)
 
 
-class _Windows(Dataset[dict[str, Any]]):
-    """What both data sets share: which clips, at which size, and how a window is read."""
+class Windows(Dataset[dict[str, Any]]):
+    """What the data sets share: which clips, at which size, and how a window is read."""
 
     def __init__(
         self,
@@ -110,15 +103,20 @@ class _Windows(Dataset[dict[str, Any]]):
 
     def _pixels(self, clip: ClipFile, *starts: int) -> list[Tensor]:
         """Windows (F, 3, R, R) float32 in [-1, 1] of one clip, opened once."""
+        first, end = min(starts), max(starts) + self.frames
         with open_clip(clip, self.resolution, allow_upscale=self.allow_upscale) as opened:
-            windows = [opened.faces(start, start + self.frames) for start in starts]
+            if end - first <= len(starts) * self.frames:  # the windows lie close: one pass
+                span = opened.faces(first, end)
+                windows = [span[start - first :][: self.frames] for start in starts]
+            else:
+                windows = [opened.faces(start, start + self.frames) for start in starts]
         return [normalize(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()) for images in windows]
 
     def _mel_window(self, clip: ClipFile, start: int) -> Tensor:
         return mel_window(self.mel.load(clip), start, self.frames)
 
 
-class FaceWindows(_Windows):
+class FaceWindows(Windows):
     """Windows of faces with a reference from elsewhere in the same clip; one a clip and epoch, or `repeats`.
 
     A sample: `faces` and `reference` (F, 3, R, R) float32 in [-1, 1], which share no frame; `mel` (1, 80, T);
@@ -168,106 +166,6 @@ class FaceWindows(_Windows):
         if self.tokens is not None:
             sample["tokens"] = token_window(self.tokens.load(clip), start, self.frames)
         return sample
-
-
-class SyncWindows(_Windows):
-    """Windows of sound with the faces that belong to them (label 1) or, half of the time, others (label 0).
-
-    The others come from the same clip, at least `min_shift_frames` away, or with the share
-    `other_clip_share` from another clip, of another speaker where speakers are known. A sample: `faces`
-    (3 F, H, R) float32 in [-1, 1], frame-major, H = R or with `lower_half` the rows from R / 2; `mel`
-    (1, 80, T); `label` float32 (); `clip`, `start` of the sound; `shown_clip`, `shown_start` of the faces.
-    `augment` changes the pixels of one sample by the sample's generator.
-
-    Raises: FootageError for no clips, clips too short, faces smaller than `resolution`, or nobody else to
-    take faces from; ValueError for numbers out of range.
-    """
-
-    def __init__(
-        self,
-        clips: Sequence[KnownClip],
-        mel: FeatureCache,
-        *,
-        resolution: int,
-        frames: int = 16,
-        lower_half: bool = True,
-        min_shift_frames: int = 1,
-        other_clip_share: float = 0.0,
-        augment: Augment | None = None,
-        seed: int = 0,
-        repeats: int = 1,
-        allow_upscale: bool = False,
-    ) -> None:
-        if min_shift_frames < 1 or not 0 <= other_clip_share <= 1:
-            raise ValueError(
-                f"min_shift_frames {min_shift_frames} and other_clip_share {other_clip_share}: "
-                "expected at least 1 and a share in [0, 1]"
-            )
-        super().__init__(
-            clips,
-            mel,
-            resolution=resolution,
-            frames=frames,
-            min_frames=sync_min_frames(frames, min_shift_frames),
-            seed=seed,
-            repeats=repeats,
-            allow_upscale=allow_upscale,
-        )
-        self.lower_half, self.min_shift_frames = lower_half, min_shift_frames
-        self.other_clip_share, self.augment = other_clip_share, augment
-        self._others = Others([clip.file for clip in self.clips]) if other_clip_share else None
-
-    def __getitem__(self, place: Place) -> dict[str, Any]:
-        number, rng = self._draw(place)
-        start = int(rng.integers(self._last_start(number) + 1))
-        is_true = bool(rng.random() >= NEGATIVE_SHARE)
-        shown, shown_start = (number, start) if is_true else self._wrong(rng, number, start)
-        (faces,) = self._pixels(self.clips[shown].file, shown_start)
-        if self.augment is not None:
-            faces = self.augment(faces, rng)
-        if self.lower_half:
-            faces = faces[..., faces.shape[-2] // 2 :, :]
-        clip = self.clips[number].file
-        return {
-            "faces": faces.flatten(0, 1),  # frame-major: the channels of frame 0, then those of frame 1
-            "mel": self._mel_window(clip, start),
-            "label": torch.tensor(float(is_true)),
-            "clip": clip.name,
-            "start": start,
-            "shown_clip": self.clips[shown].file.name,
-            "shown_start": shown_start,
-        }
-
-    def _wrong(self, rng: np.random.Generator, number: int, start: int) -> tuple[int, int]:
-        """Another window: the number of its clip, and its first frame."""
-        if self._others is not None and rng.random() < self.other_clip_share:
-            other = self._others.draw(rng, number)
-            return other, int(rng.integers(self._last_start(other) + 1))
-        return number, distant_start(
-            rng, start, last=self._last_start(number), distance=self.min_shift_frames
-        )
-
-
-class Others:
-    """Draws, for a clip, one of the clips that somebody else speaks in; without speakers, any other clip."""
-
-    def __init__(self, clips: Sequence[ClipFile]) -> None:
-        speakers = [clip.speaker or str(clip.path) for clip in clips]
-        names, owner, counts = np.unique(speakers, return_inverse=True, return_counts=True)
-        self._by_speaker = np.argsort(owner, kind="stable")
-        self._count = counts[owner]
-        self._first = (np.cumsum(counts) - counts)[owner]
-        if len(names) < 2:
-            raise FootageError(
-                f"all {len(clips)} clips are of one speaker ({speakers[0]}), so no faces of others can be "
-                "shown; set other_clip_share to 0"
-            )
-
-    def draw(self, rng: np.random.Generator, number: int) -> int:
-        """The number of a clip that clip `number`'s speaker is not in."""
-        first, count = int(self._first[number]), int(self._count[number])
-        place = int(rng.integers(len(self._by_speaker) - count))
-        return int(self._by_speaker[place if place < first else place + count])
 
 
 def distant_start(rng: np.random.Generator, start: int, *, last: int, distance: int) -> int:

@@ -64,6 +64,17 @@ def find_clips(
     return chosen
 
 
+def all_clips(place: str | Path) -> list[ClipFile]:
+    """The clips of every split at `place`: a text file, a folder of videos or a packed collection.
+
+    Raises: FileNotFoundError; FootageError where nothing is found.
+    """
+    place = Path(place)
+    if place.is_dir():
+        return packed_clips(place) if (place / INDEX).is_file() else folder_clips(place)
+    return listed_clips(place)
+
+
 def listed_clips(fileslist: str | Path, *, split: str = "train") -> list[ClipFile]:
     """The clips of a text file, one path a line: videos or packed folders, a repeated line counting again.
 

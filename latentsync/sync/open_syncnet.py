@@ -6,20 +6,24 @@ names and shapes.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from latentsync.checkpoint import check_stored, first_line, read_json, read_weights
+from latentsync.checkpoint import assign_exactly, check_stored, first_line, read_json, read_weights
 from latentsync.config import load_config
 from latentsync.errors import CheckpointError, ConfigError
 from latentsync.sync.stable_syncnet import StableSyncNet
 from latentsync.sync.syncnet_config import SyncNetConfig
+from latentsync.sync.wav2lip_syncnet import Wav2LipSyncNet
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "syncnet"
 CONFIG_FILE = "config.json"
+
+SyncNetwork = StableSyncNet | Wav2LipSyncNet
+Network = TypeVar("Network", StableSyncNet, Wav2LipSyncNet)
 
 
 def open_syncnet(place: str | Path, config: str | Path | None = None) -> StableSyncNet:
@@ -30,12 +34,12 @@ def open_syncnet(place: str | Path, config: str | Path | None = None) -> StableS
     """
     place = Path(place)
     if place.is_dir():
-        return _open_folder(place)
+        return _open_folder(place, StableSyncNet)
     weights = read_weights(place, expect="stable_syncnet")
     paths = [Path(config)] if config is not None else sorted(CONFIGS.glob("*.yaml"))
     for path in paths:
         syncnet = _build(path)
-        if _shapes(syncnet.state_dict()) == _shapes(weights.tensors):
+        if isinstance(syncnet, StableSyncNet) and _shapes(syncnet.state_dict()) == _shapes(weights.tensors):
             syncnet.load_state_dict(weights.tensors, assign=True)
             return syncnet.eval()
     tried = ", ".join(path.name for path in paths) or f"nothing in {CONFIGS}"
@@ -45,7 +49,33 @@ def open_syncnet(place: str | Path, config: str | Path | None = None) -> StableS
     )
 
 
-def _build(path: Path) -> StableSyncNet:
+def open_any_syncnet(place: str | Path, config: str | Path | None = None) -> SyncNetwork:
+    """`open_syncnet`, and Wav2Lip's SyncNet where a folder or the YAML says that it is one."""
+    place = Path(place)
+    if place.is_dir() and (place / CONFIG_FILE).is_file():
+        if read_json(place / CONFIG_FILE).get("_class_name") == Wav2LipSyncNet.__name__:
+            return _open_folder(place, Wav2LipSyncNet)
+    elif config is not None and load_config(SyncNetConfig, config).is_wav2lip:
+        network = _build(Path(config))
+        load_weights(network, place)
+        return network.eval()
+    return open_syncnet(place, config)
+
+
+def load_weights(network: SyncNetwork, place: str | Path) -> None:
+    """Give `network` the tensors of a folder that we saved or of a file like upstream's, strictly.
+
+    Raises: FileNotFoundError; CheckpointError for tensors of another network.
+    """
+    place = Path(place)
+    if place.is_dir():
+        tensors = _open_folder(place, type(network)).state_dict()  # pyright: ignore[reportArgumentType]
+    else:
+        tensors = read_weights(place).tensors
+    assign_exactly(network, tensors, place, source="a run with this configuration")
+
+
+def _build(path: Path) -> SyncNetwork:
     """The network of a YAML on the meta device."""
     config = load_config(SyncNetConfig, path)
     try:
@@ -55,18 +85,18 @@ def _build(path: Path) -> StableSyncNet:
         raise ConfigError(f"configuration {path}: {first_line(error)}") from error
 
 
-def _open_folder(folder: Path) -> StableSyncNet:
+def _open_folder(folder: Path, network_class: type[Network]) -> Network:
     if not (folder / CONFIG_FILE).is_file():
         held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
         raise CheckpointError(f"SyncNet folder {str(folder)!r} has no {CONFIG_FILE} (it holds {held})")
     kind = read_json(folder / CONFIG_FILE).get("_class_name")
-    if kind != StableSyncNet.__name__:
+    if kind != network_class.__name__:
         raise CheckpointError(
             f"SyncNet folder {str(folder)!r} holds a {kind or 'model of another library'}; expected a "
-            f"{StableSyncNet.__name__}: pass its folder, or stable_syncnet.pt"
+            f"{network_class.__name__}: pass its folder, or stable_syncnet.pt"
         )
     try:
-        syncnet = StableSyncNet.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+        syncnet = network_class.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
         check_stored(folder, syncnet.state_dict())
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(

@@ -5,9 +5,10 @@ the embedding. Frames are folded into the channels, frame-major. Source: bytedan
 2412.09262, StableSyncNet); sub-modules are named, and blocks numbered, as in its checkpoints.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.attention import FeedForward
@@ -84,7 +85,8 @@ class AttentionBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures or mel (B, in_channels, H, W) -> features (B, D, 1, 1), none below 0.
+    """Pictures or mel (B, in_channels, H, W) -> features (B, D, 1, 1), none below 0. With
+    `gradient_checkpointing` what is between blocks is kept, and the rest computed again on the way back.
 
     `downsample_factors` (n, or [n down, n across]; 1: none) bring the size that it is meant for to 1 x 1.
     Where `attn_blocks` has a 1, attention follows the level's residual block in the same list, so that later
@@ -116,11 +118,16 @@ class Encoder(nn.Module):
                 self.down_blocks.append(AttentionBlock(wider))
             width = wider
         self.norm_out = nn.GroupNorm(NORM_GROUPS, width, eps=NORM_EPS)
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., Tensor] = nn.Module.__call__
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for block in self.down_blocks:
-            x = block(x)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(block, x)
+            else:
+                x = block(x)
         return F.relu(self.norm_out(x))
 
 
@@ -131,6 +138,8 @@ class StableSyncNet(ModelMixin, ConfigMixin):
     calling `audio_encoder` and `visual_encoder`. The others say what it was made for: `num_frames` at a time,
     of `resolution` pixels, `lower_half` of each only, or latents (`latent_space`).
     """
+
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(

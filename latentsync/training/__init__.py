@@ -3,7 +3,7 @@
 from latentsync.training.charts import draw_losses
 from latentsync.training.config import LoopConfig
 from latentsync.training.data import KeyedBatchSampler, drawn_batches, keyed_batches
-from latentsync.training.launch import make_accelerator, record_config, run_job, save_once
+from latentsync.training.launch import choose_precision, make_accelerator, record_config, run_job, save_once
 from latentsync.training.log import alarm_when_stuck, read_log
 from latentsync.training.loop import Batches, Losses, OnLog, StepFunction, Validate, fit
 from latentsync.training.state import newest_checkpoint
@@ -19,6 +19,7 @@ __all__ = [
     "TrainingStopped",
     "Validate",
     "alarm_when_stuck",
+    "choose_precision",
     "draw_losses",
     "drawn_batches",
     "fit",

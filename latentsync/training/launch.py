@@ -2,6 +2,7 @@
 ended."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from latentsync.training.stop import TrainingStopped
 PROJECT = "latentsync"
 VALIDATION_HOURS = 1.0
 MENDABLE = (LatentSyncError, FileNotFoundError, ImportError)
+LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"  # set by accelerate launch
 
 
 def make_accelerator(
@@ -48,6 +50,17 @@ def make_accelerator(
     if trackers:
         accelerator.init_trackers(PROJECT)
     return accelerator
+
+
+def choose_precision(flag: str | None, *, wanted: bool) -> str | None:
+    """The number type of a run: the `flag`, else what `accelerate launch` says (None), else, where a YAML has
+    `wanted` mixed precision, bf16 or fp16 on CUDA; on other devices none.
+    """
+    if flag is not None or LAUNCHED_PRECISION in os.environ:
+        return flag
+    if not wanted or not torch.cuda.is_available():
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def record_config(config: object, folder: Path, accelerator: Accelerator) -> None:

@@ -16,15 +16,20 @@ from latentsync.footage.content import ContentKeys
 from latentsync.footage.dataset import (
     EpochSampler,
     FaceWindows,
-    Others,
-    SyncWindows,
     distant_start,
-    sync_min_frames,
     unet_min_frames,
 )
 from latentsync.footage.features import FeatureCache, SyncNetMel, WhisperStates
 from latentsync.footage.listing import ClipFile, folder_clips, packed_clips
 from latentsync.footage.survey import Rules, Surveyor
+from latentsync.footage.sync_windows import (
+    ClipWindows,
+    Others,
+    SyncWindows,
+    balanced,
+    spread_starts,
+    sync_min_frames,
+)
 
 DIMS = dict(n_mels=80, n_audio_ctx=100, n_audio_state=16, n_audio_head=2, n_audio_layer=1)
 SPEAKERS = ("ann", "ann", "bob", "cid")
@@ -234,3 +239,47 @@ def test_clips_without_speakers_take_any_other_clip(tmp_path):
     clips = [ClipFile(tmp_path / f"{n}.mp4", "video") for n in range(3)]
     rng = np.random.default_rng(0)
     assert {Others(clips).draw(rng, 1) for _ in range(50)} == {0, 2}
+
+
+def test_windows_of_one_clip_lie_apart_and_hear_what_they_show(footage):
+    windows = ClipWindows(footage.clips, footage.mel, resolution=32, windows=4, lower_half=False, seed=3)
+    seen = set()
+    for index in range(len(windows)):
+        sample = windows[2, index]
+        starts, clip = sample["starts"].tolist(), footage.clips[index].file
+        assert sample["faces"].shape == (4, 48, 32, 32) and sample["mel"].shape == (4, 1, 80, 52)
+        assert sample["clip"] == clip.name and int(sample["clip_number"]) == index
+        assert min(np.diff(starts)) >= 5
+        for number, start in enumerate(starts):
+            faces = sample["faces"][number].unflatten(0, (16, 3))
+            assert shown_numbers(faces) == list(range(start, start + 16))
+            assert torch.equal(sample["mel"][number], mel_window(footage.mel.load(clip), start, 16))
+        assert_same(sample, windows[2, index])
+        seen.add(tuple(starts))
+    assert len(seen) == len(windows)
+    half = ClipWindows(footage.clips, footage.mel, resolution=32, windows=4, seed=3)[2, 0]["faces"]
+    assert torch.equal(half, windows[2, 0]["faces"][:, :, 16:])
+
+
+def test_starts_fill_the_clip_and_are_refused_where_they_do_not_fit():
+    rng = np.random.default_rng(0)
+    drawn = np.array([spread_starts(rng, 3, last=20, distance=6) for _ in range(400)])
+    assert (np.diff(drawn, axis=1) >= 6).all() and drawn.min() == 0 and drawn.max() == 20
+    assert spread_starts(rng, 3, last=12, distance=6) == [0, 6, 12]
+    with pytest.raises(ValueError, match=r"3 starts 6 frames apart do not fit into \[0, 11\]"):
+        spread_starts(rng, 3, last=11, distance=6)
+
+
+def test_too_short_for_so_many_windows(footage):
+    with pytest.raises(FootageError, match="shorter than 61 frames"):
+        ClipWindows(footage.clips, footage.mel, resolution=32, windows=10)
+    with pytest.raises(ValueError, match="windows 1: expected"):
+        ClipWindows(footage.clips, footage.mel, resolution=32, windows=1)
+
+
+def test_rare_speakers_are_drawn_more_often(footage):
+    names = [clip.file.speaker for clip in balanced(footage.clips, 0.0)]
+    assert sorted(names) == ["ann", "ann", "bob", "bob", "cid", "cid"]
+    assert balanced(footage.clips, 1.0) == list(footage.clips)
+    with pytest.raises(ValueError, match="speaker_power of 2"):
+        balanced(footage.clips, 2)
