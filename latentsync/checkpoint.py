@@ -181,6 +181,7 @@ def read_weights(path: str | Path, *, expect: str | None = None) -> Weights:
             "whisper": "an openai Whisper (whisper/tiny.pt)",
             "vae": "a Stable Diffusion autoencoder (stabilityai/sd-vae-ft-mse)",
             "stable_syncnet": "a StableSyncNet (stable_syncnet.pt)",
+            "syncnet_v2": "the original SyncNet (syncnet_v2.model)",
             "vgg16": "torchvision's VGG16 (vgg16-397923af.pth)",
             "lpips": "the 1x1 layers of LPIPS (vgg.pth)",
             "videomae": "VideoMAEv2's ViT-g (vit_g_hybrid_pt_1200e_ssv2_ft.pth)",
