@@ -8,7 +8,7 @@ second, `T` samples at 16 kHz, `H W` pixels of a face as the judge wants it cut.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class Judge(ABC):
     whose score means anything (a shorter one is scored as long as there is anything to compare).
     """
 
-    name: ClassVar[str]
+    name: str
     face_cut: FaceCut
     min_frames: int
 
