@@ -46,12 +46,14 @@ WRONG_INPUT = {
     "scripts/inference_profiler_optimized.py": [
         *("--video_path", "no.mp4", "--audio_path", "no.wav", "--video_out_path", "out.mp4")
     ],
+    "scripts/make_talkers.py": ["--output", "made", "--videos", "--portrait", "no.png"],
     "scripts/pack_footage.py": ["--list", "no.csv", "--output", "packed"],
     "scripts/train_audio.py": ["--config", "no.yaml"],
     "scripts/train_default.py": ["--list", "no.csv", "--work", "made"],
     "scripts/train_unet.py": ["--unet_config_path", "no.yaml"],
     "scripts/train_vae.py": ["--config", "no.yaml"],
     "eval/cross_dub.py": ["--pairs_dir", "no_clips"],
+    "eval/sync_conf.py": ["--videos_dir", "no_clips"],
 }
 
 

@@ -3,10 +3,12 @@ at 16 kHz.
 
 `whisper_mel` follows openai/whisper `audio.py` (log_mel_spectrogram), which the released LatentSync weights
 hear. `syncnet_mel` follows Rudrabha/Wav2Lip `audio.py` with bytedance/LatentSync's numbers
-(configs/audio.yaml), which its SyncNets hear.
+(configs/audio.yaml), which its SyncNets hear. `syncnet_mfcc` is python_speech_features 0.6 with its defaults,
+which the original SyncNet hears.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 
 import torch
@@ -26,6 +28,10 @@ SYNCNET_COLUMNS_PER_SECOND = SAMPLE_RATE_HZ // SYNCNET_HOP  # 80
 SYNCNET_PREEMPHASIS = 0.97
 SYNCNET_FLOOR_DB, SYNCNET_REFERENCE_DB = -100.0, 20.0
 SYNCNET_LIMIT = 4.0
+MFCC_WINDOW, MFCC_HOP, MFCC_FFT = 400, 160, 512
+MFCC_COLUMNS_PER_SECOND = SAMPLE_RATE_HZ // MFCC_HOP  # 100
+MFCC_COUNT, MFCC_BANDS, MFCC_LIFTER, MFCC_PREEMPHASIS = 13, 26, 22, 0.97
+INT16_SCALE = 32768  # SyncNet hears 16-bit samples, not [-1, 1]
 COLUMNS_PER_BLOCK = 6000  # a minute or more: bounds the memory of the complex spectrum
 
 
@@ -100,6 +106,62 @@ def syncnet_mel(waveform: Tensor) -> Tensor:
     decibels = 20 * mel.clamp(min=10 ** (SYNCNET_FLOOR_DB / 20)).log10() - SYNCNET_REFERENCE_DB
     share = (decibels - SYNCNET_FLOOR_DB) / -SYNCNET_FLOOR_DB  # -100 dB -> 0, 0 dB -> 1
     return (SYNCNET_LIMIT * (2 * share - 1)).clamp(-SYNCNET_LIMIT, SYNCNET_LIMIT).float()
+
+
+def syncnet_mfcc(waveform: Tensor) -> Tensor:
+    """MFCC of a whole recording, (13, T) float32 at 100 columns a second; row 0 is the log of the energy.
+
+    Column `i` hears samples [160 i, 160 i + 400), zeros past the end; T = 1 + ceil((samples - 400) / 160).
+    Float samples are rounded to the 16 bits that the network was trained on; int16 is taken as it is.
+
+    Raises: ValueError for a waveform that is empty or not one-dimensional.
+    """
+    energy, bands = mfcc_power(waveform)
+    lifter = 1 + MFCC_LIFTER / 2 * torch.sin(torch.pi / MFCC_LIFTER * torch.arange(MFCC_COUNT))
+    mfcc = lifter.to(bands)[:, None] * (_cosines().to(bands.device) @ bands.log())
+    mfcc[0] = energy.log()
+    return mfcc.float()
+
+
+def mfcc_power(waveform: Tensor) -> tuple[Tensor, Tensor]:
+    """What `syncnet_mfcc` takes the logarithm of: energy (T,) and mel bands (26, T), float64, none zero."""
+    if waveform.ndim != 1 or waveform.numel() == 0:
+        raise ValueError(f"expected a mono waveform of >= 1 sample, got {tuple(waveform.shape)}")
+    if waveform.is_floating_point():
+        waveform = (waveform.double() * INT16_SCALE).round().clamp(-INT16_SCALE, INT16_SCALE - 1)
+    sound = waveform.double()
+    sound = torch.cat([sound[:1], sound[1:] - MFCC_PREEMPHASIS * sound[:-1]])
+    columns = 1 + max(0, -(-(sound.numel() - MFCC_WINDOW) // MFCC_HOP))
+    sound = F.pad(sound, (0, (columns - 1) * MFCC_HOP + MFCC_WINDOW - sound.numel()))
+    filters, energies, bands = mfcc_filters().to(sound.device), [], []
+    for block in sound.unfold(0, MFCC_WINDOW, MFCC_HOP).split(COLUMNS_PER_BLOCK):
+        power = torch.fft.rfft(block, MFCC_FFT).abs().square() / MFCC_FFT
+        energies.append(power.sum(dim=1))
+        bands.append(filters @ power.T)
+    least = torch.finfo(torch.float64).eps
+    energy, band = torch.cat(energies), torch.cat(bands, dim=1)
+    return energy.where(energy != 0, least), band.where(band != 0, least)
+
+
+@functools.cache
+def mfcc_filters() -> Tensor:
+    """HTK mel triangles from 0 to 8000 Hz on whole FFT bins, (26, 257), float64."""
+    top = 2595 * math.log10(1 + SAMPLE_RATE_HZ / 2 / 700)
+    mels = torch.linspace(0, top, MFCC_BANDS + 2, dtype=torch.float64)
+    edges = ((MFCC_FFT + 1) * 700 * (10 ** (mels / 2595) - 1) / SAMPLE_RATE_HZ).floor()
+    low, centre, high = (edges[i : i + MFCC_BANDS, None] for i in range(3))
+    bins = torch.arange(1 + MFCC_FFT // 2, dtype=torch.float64)
+    rising, falling = (bins - low) / (centre - low), (high - bins) / (high - centre)
+    return torch.where(bins < centre, rising, falling).clamp(min=0)
+
+
+@functools.cache
+def _cosines() -> Tensor:
+    """The first rows of an orthonormal DCT-II, (13, 26), float64."""
+    rows, columns = torch.arange(MFCC_COUNT).double()[:, None], torch.arange(MFCC_BANDS).double()
+    table = torch.cos(torch.pi / MFCC_BANDS * rows * (columns + 0.5)) * math.sqrt(2 / MFCC_BANDS)
+    table[0] /= math.sqrt(2)
+    return table
 
 
 def _magnitude_blocks(padded: Tensor, fft: int, hop: int, columns: int) -> Iterator[Tensor]:

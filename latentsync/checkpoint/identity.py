@@ -26,7 +26,12 @@ FAMILIES = (
         published="a StableSyncNet (stable_syncnet.pt)",
     ),
     Family("wav2lip_syncnet", marker="visual_encoder.0.conv_block.0.weight", title="a Wav2Lip SyncNet"),
-    Family("syncnet_v2", marker="netcnnlip.0.weight", title="the original SyncNet"),
+    Family(
+        "syncnet_v2",
+        marker="netcnnlip.0.weight",
+        title="the original SyncNet",
+        published="the original SyncNet (syncnet_v2.model)",
+    ),
     Family(
         "vae",
         marker="decoder.conv_in.weight",

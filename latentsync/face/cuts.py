@@ -4,6 +4,9 @@ In: frames in order. Out: True for the first frame of a new shot. A thumbnail is
 contrast are taken out, so exposure changes are no cuts; a flash is none because the old picture comes back.
 """
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -55,3 +58,15 @@ class CutFinder:
             return False  # a flash: the old picture comes back at once
         self._reference = here
         return True
+
+
+def find_cuts(frames: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    """Every frame (anything with `.image`) and whether a new shot starts with it; reads one ahead."""
+    finder, here = CutFinder(), None
+    for frame in frames:
+        following = (frame, Signature(frame.image))
+        if here is not None:
+            yield here[0], finder.is_cut(here[1], following[1])
+        here = following
+    if here is not None:
+        yield here[0], finder.is_cut(here[1], None)

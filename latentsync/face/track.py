@@ -7,7 +7,7 @@ with it by place and size; a larger one that enters later does not take over. Re
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import comb
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from latentsync.face.align import crop_size, similarity, template, warp_to_crop
-from latentsync.face.cuts import CutFinder, Signature
+from latentsync.face.cuts import find_cuts
 from latentsync.face.detect import Detector, Face
 
 RADIUS = 2  # frames on either side that smooth a position
@@ -94,27 +94,21 @@ def bridge_gaps(tracked: Iterable[Tracked]) -> Iterator[Tracked]:
         before, here = here, following
 
 
+def smoothed(faces: Sequence[Face], *, radius: int = RADIUS) -> list[TrackedFace]:
+    """One face in frames that follow each other, its box and anchors smoothed as `track` does."""
+    sightings = (_Sighting(None, face, 0) for face in faces)
+    return [_smooth(window, middle, 0, radius) for window, middle in _windows(sightings, radius + 1)]
+
+
 def _sightings(frames: Iterable[Any], follower: "_Follower") -> Iterator[_Sighting]:
     """Frames with the face followed in them, not yet smoothed."""
-    cuts, run, seen = CutFinder(), 0, False
-    signed = ((frame, Signature(frame.image)) for frame in frames)
-    for (frame, signature), following in _pairs(signed):
-        cut = cuts.is_cut(signature, following[1] if following else None)
+    run, seen = 0, False
+    for frame, cut in find_cuts(frames):
         face = follower.find(frame, cut=cut)
         if face is not None and (cut or not seen):
             run += 1
         seen = face is not None
         yield _Sighting(frame, face, run)
-
-
-def _pairs(items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Every item with its successor, None at the end."""
-    items = iter(items)
-    here = next(items, None)
-    while here is not None:
-        following = next(items, None)
-        yield here, following
-        here = following
 
 
 def _windows(items: Iterable[_Sighting], radius: int) -> Iterator[tuple[list[_Sighting], int]]:
