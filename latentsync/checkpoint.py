@@ -87,8 +87,8 @@ class Identity:
 
     `family` is one of "unet" (LatentSync's, in upstream's names), "unet (ours)", "stable-diffusion unet",
     "vae", "whisper" (openai's names), "whisper (transformers)", "stable_syncnet", "wav2lip_syncnet",
-    "syncnet_v2", "vgg16", "lpips" (its 1x1 layers), "videomae", "unknown". Fields that a family lacks are
-    None.
+    "syncnet_v2", "synchformer", "synchformer segments" (its stage I), "vgg16", "lpips" (its 1x1 layers),
+    "videomae", "unknown". Fields that a family lacks are None.
     """
 
     family: str
@@ -122,6 +122,8 @@ class Identity:
             "stable_syncnet": "a StableSyncNet",
             "wav2lip_syncnet": "a Wav2Lip SyncNet",
             "syncnet_v2": "the original SyncNet",
+            "synchformer": "a Synchformer",
+            "synchformer segments": "a Synchformer of stage I (Segment AVCLIP)",
             "vgg16": "a VGG16",
             "lpips": "the 1x1 layers of LPIPS",
             "videomae": "a fine-tuned VideoMAE",
@@ -212,6 +214,8 @@ def identify(tensors: Mapping[str, Tensor]) -> Identity:
         ("stable_syncnet", "visual_encoder.conv_in.weight"),
         ("wav2lip_syncnet", "visual_encoder.0.conv_block.0.weight"),
         ("syncnet_v2", "netcnnlip.0.weight"),
+        ("synchformer", "transformer.OFF_tok"),
+        ("synchformer segments", "v_encoder.temp_embed"),
         ("vae", "decoder.conv_in.weight"),
         ("vgg16", "features.28.weight"),
         ("lpips", "lin0.model.1.weight"),

@@ -122,8 +122,3 @@ def start_range(frames: int, crop_frames: int, offset_seconds: float) -> tuple[f
             f"{offset_seconds:g} s: {crop_frames / FPS + abs(offset_seconds):g} s are needed"
         )
     return earliest, max(earliest, latest)
-
-
-def centre(size: int, crop: int) -> int:
-    """Where a crop in the middle begins, rounded half to even."""
-    return round((size - crop) / 2)

@@ -76,17 +76,15 @@ def cut(
     return SyncInputs(normalize_images(video), audio)
 
 
-def square(frames: Tensor, side: int, top: int | None = None, left: int | None = None) -> Tensor:
-    """The square of `side` px of pictures (..., H, W) whose corner is at `top`, `left` (None: the middle).
+def square(pictures: Tensor, side: int, corner: tuple[int, int]) -> Tensor:
+    """The square of `side` px of `pictures` (..., H, W) with its `corner` at (top, left).
 
-    Raises: ValueError for pictures that are smaller.
+    Raises: ValueError where it does not lie in them.
     """
-    H, W = frames.shape[-2:]
-    if min(H, W) < side:
-        raise ValueError(f"a square of {side} px does not fit into pictures of {W} x {H} px")
-    top = round((H - side) / 2) if top is None else top
-    left = round((W - side) / 2) if left is None else left
-    return frames[..., top : top + side, left : left + side]
+    (H, W), (top, left) = pictures.shape[-2:], corner
+    if min(top, left) < 0 or top + side > H or left + side > W:
+        raise ValueError(f"a square of {side} px at {corner} does not lie in pictures of {W} x {H} px")
+    return pictures[..., top : top + side, left : left + side]
 
 
 def batched(items: Sequence[SyncInputs]) -> SyncInputs:

@@ -21,6 +21,7 @@ from latentsync.sync.synchformer.motionformer import VisualExtractor
 from latentsync.sync.synchformer.spectrogram_transformer import AudioExtractor
 from latentsync.sync.synchformer.sync_transformer import HEADS, SyncTransformer
 from latentsync.sync.synchformer.upstream_config import network_arguments, with_sizes_of
+from latentsync.sync.synchformer.viewing import Viewing
 
 TEMPERATURE = 0.07
 TEMPERATURE_RANGE = (0.001, 0.5)
@@ -31,7 +32,8 @@ class Synchformer(ModelMixin, ConfigMixin):
 
     With 21 classes these are offsets (see `grid.OffsetGrid`); with the head "sync_head" and two, class 1
     means that an offset can be told at all. `visual` and `audio` are arguments of the extractors, `sync` of
-    `SyncTransformer`. The extractors are those of a `SegmentContrast` and usually stay as they are.
+    `SyncTransformer`, `viewing` of `Viewing`: what it was made for. The extractors are those of a
+    `SegmentContrast` and usually stay as they are.
     """
 
     @register_to_config
@@ -40,6 +42,7 @@ class Synchformer(ModelMixin, ConfigMixin):
         visual: Mapping[str, Any] | None = None,
         audio: Mapping[str, Any] | None = None,
         sync: Mapping[str, Any] | None = None,
+        viewing: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.vfeat_extractor = VisualExtractor(**(visual or {}))
@@ -48,6 +51,11 @@ class Synchformer(ModelMixin, ConfigMixin):
         width = self.transformer.ln_f.normalized_shape[0]
         self.vproj = nn.Linear(self.vfeat_extractor.norm.normalized_shape[0], width)
         self.aproj = nn.Linear(self.afeat_extractor.ast.config.hidden_size, width)
+
+    @property
+    def viewing(self) -> Viewing:
+        """What it was made to look at and listen to."""
+        return Viewing.from_config(self.config.viewing)
 
     @property
     def classes(self) -> int:
@@ -121,6 +129,7 @@ class SegmentContrast(ModelMixin, ConfigMixin):
         self,
         visual: Mapping[str, Any] | None = None,
         audio: Mapping[str, Any] | None = None,
+        viewing: Mapping[str, Any] | None = None,
         temperature: float = TEMPERATURE,
     ) -> None:
         super().__init__()
@@ -130,6 +139,11 @@ class SegmentContrast(ModelMixin, ConfigMixin):
         widths = self.v_encoder.norm.normalized_shape[0], self.a_encoder.ast.config.hidden_size
         if widths[0] != widths[1]:
             raise ValueError(f"features of {widths[0]} and {widths[1]} numbers cannot be compared")
+
+    @property
+    def viewing(self) -> Viewing:
+        """What it was made to look at and listen to."""
+        return Viewing.from_config(self.config.viewing)
 
     def forward(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unit vectors (B, S, D) of `video` (B, S, T, 3, H, W) and of `audio` (B, S, 1, F, T), and the

@@ -101,9 +101,9 @@ def _sections(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def _sync_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
     arguments = _renamed(section, SYNC)
-    if (stored := _looked_up(section, "pos_emb_cfg", "params", "block_shape")) is not None:
+    if (stored := looked_up(section, "pos_emb_cfg", "params", "block_shape")) is not None:
         arguments["positions"] = int(stored[0])
-    if (classes := _looked_up(section, "off_head_cfg", "params", "out_features")) is not None:
+    if (classes := looked_up(section, "off_head_cfg", "params", "out_features")) is not None:
         arguments["classes"] = int(classes)
     dropouts = {section[name] for name in DROPOUTS if name in section}
     if len(dropouts) > 1:
@@ -117,7 +117,8 @@ def _renamed(section: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
     return {new: section[old] for old, new in names.items() if old in section}
 
 
-def _looked_up(tree: Any, *path: str) -> Any:
+def looked_up(tree: Any, *path: str) -> Any:
+    """What stands in nested mappings under these names; None where one is missing."""
     for name in path:
         tree = tree.get(name) if isinstance(tree, Mapping) else None
     return tree

@@ -14,7 +14,6 @@ from latentsync.sync.synchformer.crops import (
     SAMPLES_PER_FRAME,
     CropOutside,
     Segments,
-    centre,
     equal_lengths,
     offset_crop,
     start_range,
@@ -29,6 +28,7 @@ from latentsync.sync.synchformer.metrics import (
     offset_metrics,
     tolerant_accuracy,
 )
+from latentsync.sync.synchformer.viewing import Viewing
 from latentsync.training.config import LoopConfig
 from latentsync.training.learner import make_schedule
 
@@ -169,7 +169,7 @@ def test_crops_agree_with_upstream_but_for_its_truncation(golden):
         frames = equal_lengths(case["v_in"], case["a_in"])
         assert (frames, 640 * frames) == (case["v_out"], case["a_out"])
     for case in numbers["center_crop_224"]:
-        assert (centre(case["h"], 224), centre(case["w"], 224)) == (case["i"], case["j"])
+        assert Viewing().corner(case["h"], case["w"]) == (case["i"], case["j"])
 
 
 @pytest.mark.golden
