@@ -4,12 +4,14 @@ Plain arithmetic on frames at 25 fps and samples at 16 kHz; ranges are half-open
 (dataset/transforms.py), with times rounded where it truncates: 1.16 s is frame 29, not 28.
 """
 
+import math
 from dataclasses import dataclass
 
 FPS = 25
 SAMPLE_RATE_HZ = 16_000
 SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS  # 640
 MAX_SECONDS = 10.0
+ROUNDING = 1e-6  # of frames
 
 
 class CropOutside(ValueError):
@@ -109,16 +111,18 @@ def offset_crop(
     return crop
 
 
-def start_range(frames: int, crop_frames: int, offset_seconds: float) -> tuple[float, float]:
-    """The earliest and the latest start of a crop with that offset, in seconds.
+def start_frames(frames: int, crop_frames: int, offset_seconds: float) -> range:
+    """The first frames that a crop with that offset may have in a clip of `frames` frames with their sound.
 
     Raises: CropOutside when the clip is too short for it.
     """
-    spare = (frames - crop_frames) / FPS
-    earliest, latest = max(0.0, -offset_seconds), min(spare, spare - offset_seconds)
-    if earliest > latest + 1e-9:
+    shift = offset_seconds * FPS
+    spare = frames - crop_frames
+    earliest = max(0, math.ceil(-shift - ROUNDING))
+    latest = min(spare, math.floor(spare - shift + ROUNDING))
+    if earliest > latest:
         raise CropOutside(
             f"a clip of {frames / FPS:g} s has no crop of {crop_frames / FPS:g} s with an offset of "
             f"{offset_seconds:g} s: {crop_frames / FPS + abs(offset_seconds):g} s are needed"
         )
-    return earliest, max(earliest, latest)
+    return range(earliest, latest + 1)

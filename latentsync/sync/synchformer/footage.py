@@ -71,11 +71,17 @@ def read_clip(
     return AvClip(path.stem, torch.stack(shown), sound_of(path, keep_priming=keep_priming)[heard])
 
 
-def packed_clip(file: ClipFile, viewing: Viewing) -> AvClip:
-    """A clip of aligned faces as `latentsync.footage` knows them, at the size of `viewing`."""
+def packed_clip(
+    file: ClipFile, viewing: Viewing, *, first_frame: int = 0, max_frames: int | None = None
+) -> AvClip:
+    """A clip of aligned faces as `latentsync.footage` knows them, at the size of `viewing`; of it at most
+    `max_frames` from `first_frame` on.
+    """
     with open_clip(file, viewing.side, allow_upscale=True) as clip:
-        faces = torch.from_numpy(clip.faces(0, clip.frames)).permute(0, 3, 1, 2).contiguous()
-        return AvClip(file.name, faces, torch.from_numpy(clip.waveform.astype(np.float32)))
+        last = clip.frames if max_frames is None else min(clip.frames, first_frame + max_frames)
+        faces = torch.from_numpy(clip.faces(first_frame, last)).permute(0, 3, 1, 2)
+        sound = clip.waveform[first_frame * SAMPLES_PER_FRAME : last * SAMPLES_PER_FRAME]
+        return AvClip(file.name, faces, torch.from_numpy(sound.astype(np.float32)))
 
 
 def pictures(path: Path, viewing: Viewing, detector: Detector | None = None) -> Iterator[Tensor | None]:

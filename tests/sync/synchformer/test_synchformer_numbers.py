@@ -16,7 +16,7 @@ from latentsync.sync.synchformer.crops import (
     Segments,
     equal_lengths,
     offset_crop,
-    start_range,
+    start_frames,
 )
 from latentsync.sync.synchformer.grid import OffsetGrid
 from latentsync.sync.synchformer.inputs import mel_segments, normalize_images
@@ -208,17 +208,19 @@ def test_learning_rates_agree_with_upstream(golden):
             assert rates(config)(int(step)) == pytest.approx(wanted, rel=1e-5, abs=1e-12), (name, step)
 
 
-def test_the_range_of_starts_is_where_crops_exist():
-    """Every start in the range gives a crop, none outside of it by more than a frame does."""
-    for offset in (-1.4, -0.2, 0.0, 0.6, 2.0):
-        early, late = start_range(250, 125, offset)
-        for start in (early, (early + late) / 2, late):
-            offset_crop(250, 160_000, crop_frames=125, start_seconds=start, offset_seconds=offset)
-        for start in (early - 0.1, late + 0.1):
-            with pytest.raises(CropOutside):
-                offset_crop(250, 160_000, crop_frames=125, start_seconds=start, offset_seconds=offset)
+def test_starts_are_those_frames_from_which_crops_exist():
+    for offset in (-1.4, -0.2, -0.1, 0.0, 0.1, 0.6, 2.0):
+        allowed = start_frames(250, 125, offset)
+        assert len(allowed) == 126 - math.ceil(round(abs(offset) * 25, 6))
+        for frame in range(126):
+            crop = {"crop_frames": 125, "start_seconds": frame / 25, "offset_seconds": offset}
+            if frame in allowed:
+                offset_crop(250, 160_000, **crop)
+            elif frame > max(allowed) or frame < min(allowed) - 1:  # a start up to a frame early is moved
+                with pytest.raises(CropOutside):
+                    offset_crop(250, 160_000, **crop)
     with pytest.raises(CropOutside, match=r"7 s are needed"):
-        start_range(150, 125, 2.0)
+        start_frames(150, 125, 2.0)
 
 
 def test_an_offset_outside_of_the_grid_goes_to_its_end():
