@@ -4,7 +4,8 @@ at 16 kHz.
 `whisper_mel` follows openai/whisper `audio.py` (log_mel_spectrogram), which the released LatentSync weights
 hear. `syncnet_mel` follows Rudrabha/Wav2Lip `audio.py` with bytedance/LatentSync's numbers
 (configs/audio.yaml), which its SyncNets hear. `syncnet_mfcc` is python_speech_features 0.6 with its defaults,
-which the original SyncNet hears.
+which the original SyncNet hears. `synchformer_mel` is what Synchformer hears (v-iashin/Synchformer,
+AudioMelSpectrogram): the power mel of torchaudio's defaults, in natural logarithms.
 """
 
 import functools
@@ -32,6 +33,9 @@ MFCC_WINDOW, MFCC_HOP, MFCC_FFT = 400, 160, 512
 MFCC_COLUMNS_PER_SECOND = SAMPLE_RATE_HZ // MFCC_HOP  # 100
 MFCC_COUNT, MFCC_BANDS, MFCC_LIFTER, MFCC_PREEMPHASIS = 13, 26, 22, 0.97
 INT16_SCALE = 32768  # SyncNet hears 16-bit samples, not [-1, 1]
+SYNCHFORMER_BANDS = 128
+SYNCHFORMER_FFT, SYNCHFORMER_WINDOW, SYNCHFORMER_HOP = 1024, 400, 160
+SYNCHFORMER_FLOOR = 1e-6  # added to the power
 COLUMNS_PER_BLOCK = 6000  # a minute or more: bounds the memory of the complex spectrum
 
 
@@ -164,10 +168,57 @@ def _cosines() -> Tensor:
     return table
 
 
-def _magnitude_blocks(padded: Tensor, fft: int, hop: int, columns: int) -> Iterator[Tensor]:
-    """Magnitudes of Hann windows in blocks of (1 + fft // 2, <= COLUMNS_PER_BLOCK); together `columns`."""
-    window = torch.hann_window(fft, dtype=padded.dtype, device=padded.device)
+@functools.cache
+def synchformer_filters() -> Tensor:
+    """HTK mel filters without normalisation, (128, 513), float32."""
+    filters = mel_filter_bank(
+        1 + SYNCHFORMER_FFT // 2,
+        SYNCHFORMER_BANDS,
+        0.0,
+        SAMPLE_RATE_HZ / 2,
+        SAMPLE_RATE_HZ,
+        norm=None,
+        mel_scale="htk",
+    )
+    return torch.from_numpy(filters.T).to(torch.float32)
+
+
+def synchformer_mel(waveform: Tensor) -> Tensor:
+    """Natural logarithm of mel power, (128, 1 + T // 160), float32; silence is ln 1e-6.
+
+    Column `i` is centred on sample 160 i, the recording mirrored at its ends. Synchformer takes it segment by
+    segment (`sync.synchformer.inputs`), each mirrored at its own ends.
+
+    Raises: ValueError for a waveform that is not one-dimensional or too short to be mirrored (32 ms).
+    """
+    return (synchformer_mel_power(waveform) + SYNCHFORMER_FLOOR).log()
+
+
+def synchformer_mel_power(waveform: Tensor) -> Tensor:
+    """`synchformer_mel` before the logarithm."""
+    half = SYNCHFORMER_FFT // 2
+    if waveform.ndim != 1 or waveform.numel() <= half:
+        raise ValueError(f"expected a mono waveform of > {half} samples, got {tuple(waveform.shape)}")
+    padded = F.pad(waveform.float()[None], (half, half), mode="reflect")[0]
+    filters = synchformer_filters().to(waveform.device)
+    columns = 1 + waveform.numel() // SYNCHFORMER_HOP
+    blocks = _magnitude_blocks(padded, SYNCHFORMER_FFT, SYNCHFORMER_HOP, columns, SYNCHFORMER_WINDOW)
+    return torch.cat([filters @ magnitude.square() for magnitude in blocks], dim=1)
+
+
+def _magnitude_blocks(
+    padded: Tensor, fft: int, hop: int, columns: int, length: int | None = None
+) -> Iterator[Tensor]:
+    """Magnitudes of Hann windows in blocks of (1 + fft // 2, <= COLUMNS_PER_BLOCK); together `columns`.
+
+    A window of `length` samples, by default `fft`, stands in the middle of zeros.
+    """
+    length = length or fft
+    window = torch.hann_window(length, dtype=padded.dtype, device=padded.device)
     for start in range(0, columns, COLUMNS_PER_BLOCK):
         stop = min(start + COLUMNS_PER_BLOCK, columns)
         piece = padded[start * hop : (stop - 1) * hop + fft]
-        yield torch.stft(piece, fft, hop, window=window, center=False, return_complex=True).abs()
+        spectrum = torch.stft(
+            piece, fft, hop, win_length=length, window=window, center=False, return_complex=True
+        )
+        yield spectrum.abs()

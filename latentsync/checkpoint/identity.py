@@ -32,6 +32,12 @@ FAMILIES = (
         title="the original SyncNet",
         published="the original SyncNet (syncnet_v2.model)",
     ),
+    Family("synchformer", marker="transformer.OFF_tok", title="a Synchformer"),
+    Family(
+        "synchformer segments",
+        marker="v_encoder.temp_embed",
+        title="a Synchformer of stage I (Segment AVCLIP)",
+    ),
     Family(
         "vae",
         marker="decoder.conv_in.weight",

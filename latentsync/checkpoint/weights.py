@@ -14,7 +14,7 @@ from latentsync.checkpoint.loading import load
 from latentsync.checkpoint.releases import Release, known_release
 from latentsync.errors import CheckpointError, first_line
 
-STATE_KEYS = ("state_dict", "model_state_dict", "ema_state_dict", "model", "module")
+STATE_KEYS = ("state_dict", "model_state_dict", "ema_state_dict", "model", "module", "model_state")
 WRAPPER = "module."  # what DistributedDataParallel puts before every name
 NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 COUNTS = (torch.int64, *NUMBERS)

@@ -15,7 +15,7 @@ from av.container import InputContainer
 
 from latentsync.errors import MediaError
 from latentsync.media.container import open_media
-from latentsync.media.sound import audio_stream, resampled, sound_blocks
+from latentsync.media.sound import audio_stream, resampled, sound_blocks, unplaced_blocks
 
 SAMPLE_RATE_HZ = 16000
 MIN_AUDIO_SECONDS = 0.04  # one picture at 25 fps
@@ -29,19 +29,22 @@ class AudioInfo:
     duration_seconds: float  # as declared by the file; 0 where it does not say
 
 
-def read_audio(path: str | Path, rate: int = SAMPLE_RATE_HZ) -> np.ndarray:
+def read_audio(path: str | Path, rate: int = SAMPLE_RATE_HZ, *, keep_priming: bool = False) -> np.ndarray:
     """The whole soundtrack as mono, (T,) float32 in [-1, 1]: channels averaged, resampled to `rate`.
 
-    Samples that are not finite (a damaged float WAV) become silence, with a warning.
+    Samples that are not finite (a damaged float WAV) become silence, with a warning. With `keep_priming`,
+    sample 0 is the first that the decoder has: the sound then comes up to 0.1 s late in files whose encoder
+    needed to start up, as it did in data sets that were read so.
 
     Raises: FileNotFoundError; MediaError where there is no sound or less than MIN_AUDIO_SECONDS of it.
     """
     path = Path(path)
     with open_media(path, what="sound") as container:
         stream = audio_stream(container, path)
-        mono = (block.mean(axis=0, keepdims=True) for block in sound_blocks(container, stream))
-        blocks = [block[0] for block in resampled(mono, stream.rate, rate)]
-    sound = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+        blocks = unplaced_blocks if keep_priming else sound_blocks
+        mono = (block.mean(axis=0, keepdims=True) for block in blocks(container, stream))
+        heard = [block[0] for block in resampled(mono, stream.rate, rate)]
+    sound = np.concatenate(heard) if heard else np.zeros(0, np.float32)
     _check_duration(path, len(sound) / rate)
     return np.clip(sound, -1, 1, out=sound)
 

@@ -15,6 +15,7 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
+from av.codec.context import Flags2
 from av.container import InputContainer
 
 from latentsync.errors import MediaError
@@ -47,6 +48,16 @@ def sound_blocks(container: InputContainer, stream: AudioStream) -> Iterator[np.
     """The track from time zero on as contiguous blocks, (C, T) float32 at the track's own rate."""
     zero = time_zero(container)
     yield from _without_padding(_placed(container, stream, zero), _padding_start(container, stream, zero))
+
+
+def unplaced_blocks(container: InputContainer, stream: AudioStream) -> Iterator[np.ndarray]:
+    """Every sample that the decoder has, priming and padding too, whatever the timestamps say: as players and
+    data sets of old gave it.
+    """
+    stream.codec_context.flags2 |= Flags2.skip_manual
+    for frame in decoded(container, stream):
+        assert isinstance(frame, AudioFrame)
+        yield from resampled([_samples(frame, stream.channels)], frame.sample_rate, stream.rate)
 
 
 def _placed(container: InputContainer, stream: AudioStream, zero: Fraction | None) -> Iterator[np.ndarray]:

@@ -21,7 +21,8 @@ class LoopConfig:
     `gradient_accumulation_steps` micro-batches on every process.
 
     `learning_rate` follows `lr_scheduler` (a name of diffusers' get_scheduler) to its end at `steps`, after
-    `warmup_steps` of linear rise, counted in steps whatever the number of processes. With `scale_lr` it is
+    `warmup_steps` of linear rise, counted in steps whatever the number of processes; the rise starts at the
+    share `warmup_from` of it, 0 for a first step of 1 / `warmup_steps`. With `scale_lr` it is
     first multiplied by processes x gradient_accumulation_steps x batch_size, as diffusers' training scripts
     do (upstream LatentSync: by processes alone). Zero switches off `max_gradient_norm` and `ema_decay`, keeps
     every checkpoint for `keep_last`, and validates at every checkpoint for `validate_every`.
@@ -36,6 +37,7 @@ class LoopConfig:
     scale_lr: bool = False
     lr_scheduler: str = "cosine"
     warmup_steps: int = 50
+    warmup_from: float = 0.0
     weight_decay: float = 1e-2
     max_gradient_norm: float = 1.0
     ema_decay: float = 0.998
@@ -50,7 +52,7 @@ class LoopConfig:
         for names, is_right, wanted in (
             (POSITIVE, lambda value: value > 0, "more than 0"),
             (NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
-            (("ema_decay",), lambda value: 0 <= value < 1, "at least 0 and below 1"),
+            (("ema_decay", "warmup_from"), lambda value: 0 <= value < 1, "at least 0 and below 1"),
         ):
             for name in names:
                 if not is_right(getattr(self, name)):

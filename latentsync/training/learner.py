@@ -96,7 +96,13 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: LoopConfig) -> Lambd
         num_warmup_steps=config.warmup_steps,
         num_training_steps=config.steps,
     ).lr_lambdas
-    return LambdaLR(optimizer, lambda step: factor(step + 1 if step < config.warmup_steps else step))
+
+    def rise(step: int) -> float:
+        if config.warmup_from:
+            return config.warmup_from + (1 - config.warmup_from) * step / config.warmup_steps
+        return factor(step + 1)
+
+    return LambdaLR(optimizer, lambda step: rise(step) if step < config.warmup_steps else factor(step))
 
 
 @contextmanager

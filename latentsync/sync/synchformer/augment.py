@@ -1,0 +1,146 @@
+"""Changes of pictures and sound that leave lips and voice together: for training.
+
+Pictures are uint8 (..., 3, H, W), sound float32 (N,) in [-1, 1] at 16 kHz; every change is drawn from the
+generator given. Source: v-iashin/Synchformer (dataset/transforms.py); its reverberation is sox's, here a
+decaying noise.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.signal import fftconvolve, lfilter
+from torch import Tensor
+
+from latentsync.sync.synchformer.crops import SAMPLE_RATE_HZ
+
+LUMA = (0.2989, 0.587, 0.114)
+GAIN = 2.0
+LOW_PASS_HZ, LOW_PASS_Q = 100.0, 0.707
+PITCH_CENTS = 1000
+NOISE = 0.01
+REVERB_SECONDS = 0.4
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How often, and how strongly; shares in [0, 1].
+
+    `strength` scales the changes of brightness, contrast and saturation (up to 80 %) and of hue (20 %).
+    """
+
+    flip: float = 0.5
+    colour: float = 0.0
+    strength: float = 1.0
+    grey: float = 0.0
+    sound: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "colour", "grey", "sound"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"the share of {name} is {getattr(self, name)}; expected 0 to 1")
+
+    def pictures(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
+        """The same changes to all of `frames`."""
+        if rng.random() < self.colour:
+            frames = _jittered(frames, self.strength, rng)
+        if rng.random() < self.grey:
+            frames = _grey(frames.float()).round_().to(torch.uint8).expand_as(frames)
+        if rng.random() < self.flip:
+            frames = frames.flip(-1)
+        return frames
+
+    def waveform(self, sound: Tensor, rng: np.random.Generator) -> Tensor:
+        """Each of five changes with the share `sound`, one after the other."""
+        changed = sound.numpy()
+        for change in (_reverberated, _louder, _higher, _muffled, _noisy):
+            if rng.random() < self.sound:
+                changed = np.ascontiguousarray(change(changed, rng), dtype=np.float32)
+        return torch.from_numpy(changed)
+
+
+def zoomed(frames: Tensor, side: int) -> Tensor:
+    """Squares uint8 (T, 3, S, S) at another side, bilinear without antialiasing as upstream."""
+    size = (side, side)
+    return F.interpolate(frames.float(), size, mode="bilinear").round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _jittered(frames: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Brightness, contrast, saturation and hue in a random order."""
+    pixels = frames.float() / 255
+    spread = 0.8 * strength
+    low, high = max(0.0, 1 - spread), 1 + spread
+    for change in rng.permutation(4):
+        share = float(rng.uniform(low, high))
+        if change == 0:
+            pixels = pixels * share
+        elif change == 1:
+            mean = _grey(pixels).mean()
+            pixels = mean + share * (pixels - mean)
+        elif change == 2:
+            grey = _grey(pixels)
+            pixels = grey + share * (pixels - grey)
+        else:
+            pixels = _turned(pixels, float(rng.uniform(-0.2, 0.2)) * strength)
+        pixels = pixels.clamp(0, 1)
+    return (255 * pixels).round_().to(torch.uint8)
+
+
+def _turned(pixels: Tensor, turns: float) -> Tensor:
+    """Hue moved by a share of a full turn, by a rotation around the grey axis in YIQ."""
+    to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    cos, sin = np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
+    turn = torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]], dtype=torch.float32)
+    matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    return torch.einsum("ij,...jhw->...ihw", matrix, pixels)
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    """(..., 1, H, W)"""
+    weights = torch.tensor(LUMA).view(3, 1, 1)
+    return (pixels * weights).sum(dim=-3, keepdim=True)
+
+
+def _louder(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.clip(GAIN * sound, -1, 1)
+
+
+def _noisy(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return sound + NOISE * rng.standard_normal(len(sound)).astype(np.float32)
+
+
+def _muffled(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A second-order low pass (the audio EQ cookbook's)."""
+    angle = 2 * np.pi * LOW_PASS_HZ / SAMPLE_RATE_HZ
+    alpha, cos = np.sin(angle) / (2 * LOW_PASS_Q), np.cos(angle)
+    b = np.array([(1 - cos) / 2, 1 - cos, (1 - cos) / 2]) / (1 + alpha)
+    a = np.array([1, -2 * cos / (1 + alpha), (1 - alpha) / (1 + alpha)])
+    return np.asarray(lfilter(b, a, sound))
+
+
+def _reverberated(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A room without the direct sound, as loud as before."""
+    time = np.arange(int(REVERB_SECONDS * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    room = rng.standard_normal(len(time)) * np.exp(-6.9 * time / REVERB_SECONDS)
+    wet = fftconvolve(sound, room)[: len(sound)]
+    return wet * (np.sqrt(np.square(sound).mean()) / max(float(np.sqrt(np.square(wet).mean())), 1e-9))
+
+
+def _higher(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All frequencies of the spectrum of short frames moved up by PITCH_CENTS; nothing moves in time."""
+    ratio = 2 ** (PITCH_CENTS / 1200)
+    fft, hop = 512, 128
+    window = torch.hann_window(fft)
+    if len(sound) < fft:
+        return sound
+    spectrum = torch.stft(torch.from_numpy(sound), fft, hop, window=window, return_complex=True)
+    source = torch.arange(spectrum.shape[0]) / ratio
+    low = source.long().clamp(max=spectrum.shape[0] - 2)
+    share = (source - low).unsqueeze(1)
+    magnitude = spectrum.abs()
+    moved = (1 - share) * magnitude[low] + share * magnitude[low + 1]
+    phase = torch.from_numpy(rng.uniform(0, 2 * np.pi, (spectrum.shape[0], 1))).float()
+    steps = torch.arange(spectrum.shape[1]) * hop
+    phase = phase + 2 * np.pi * torch.arange(spectrum.shape[0])[:, None] * steps / fft
+    return torch.istft(torch.polar(moved, phase), fft, hop, window=window, length=len(sound)).numpy()
