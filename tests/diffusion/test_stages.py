@@ -234,14 +234,28 @@ def test_checkpointing_changes_memory_not_gradients(tmp_path):
             unet.enable_gradient_checkpointing()
             teachers.vae.enable_gradient_checkpointing()
             teachers.lpips.gradient_checkpointing = teachers.videomae.gradient_checkpointing = True
-        calls = []
-        for module in (unet.down_blocks[0].resnets[0], teachers.vae.decoder.up_blocks[0]):
-            module.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        stage_losses(unet, batch, teachers, ALL, rng())["loss"].backward()
-        assert len(calls) == (4 if saves_memory else 2)  # each is run again on the way back
-        found.append([p.grad for p in unet.parameters()])
-    for plain, saved in zip(*found, strict=True):
-        assert torch.allclose(plain, saved, rtol=1e-4, atol=1e-6)
+        runs: list[str] = []
+        watched = {
+            "resnet": unet.down_blocks[0].resnets[0],
+            "attention": unet.up_blocks[1].attentions[0],
+            "motion": unet.up_blocks[0].motion_modules[0],
+            "middle": unet.mid_block.attentions[0],
+            "decoder": teachers.vae.decoder.up_blocks[0],
+            "videomae": teachers.videomae.network.encoder.layer[0],
+        }
+        for name, module in watched.items():
+            module.register_forward_pre_hook(lambda *_, name=name, runs=runs: runs.append(name))
+        losses = stage_losses(unet, batch, teachers, ALL, rng())
+        once = sorted(runs)
+        runs.clear()
+        losses["loss"].backward()
+        assert sorted(runs) == (sorted(watched) if saves_memory else [])  # run again on the way back
+        assert set(once) == set(watched)
+        found.append((losses, [p.grad for p in unet.parameters()]))
+    (plain, gradients), (saved, others) = found
+    assert all(torch.allclose(plain[name], saved[name], rtol=1e-5) for name in plain)
+    for one, other in zip(gradients, others, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["perceptual_weight", "trepa_weight", "sync_weight"])
