@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from diffusers import AutoencoderKL
 from tiny_auxiliary import SYNCNET, save_auxiliary
 from torch import Tensor
 
 from latentsync.diffusion.stages import FaceBatch, Teachers
+from latentsync.diffusion.train_audio import AudioConfig, build_encoder
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.face.mask import mouth_mask
 from latentsync.quality.lpips import Lpips
@@ -80,6 +82,53 @@ def tiny_teachers(folder: Path, *, latent_sync: bool = False) -> Teachers:
         videomae=open_videomae(folder / "auxiliary/vit_g_hybrid_pt_1200e_ssv2_ft.pth"),
         syncnet=tiny_syncnet(latent_space=latent_sync),
     )
+
+
+def save_stage_inputs(folder: Path, **changes: Any) -> Path:
+    """All that a run needs, and `stage2.yaml` that names it, in upstream's words: packed footage of 64 px,
+    autoencoder, audio encoder, and all judges. `changes` are of `write_packed`.
+    """
+    from footage_clips import write_packed
+
+    write_packed(folder / "packed", **{"frames": (60, 64, 70), "side": SIDE} | changes)
+    tiny_vae().save_pretrained(folder / "vae")
+    torch.manual_seed(8)
+    build_encoder(AudioConfig(width=16, heads=2, layers=1, positions=32)).save_pretrained(folder / "audio")
+    save_auxiliary(folder)
+    tiny_syncnet().save_pretrained(folder / "syncnet")
+    config = {
+        "data": {
+            "train_data_dir": str(folder / "packed"),
+            "audio_mel_cache_dir": str(folder / "cache"),
+            "val_video_path": "",
+            "val_audio_path": "",
+            "resolution": SIDE,
+            "num_workers": 0,
+        },
+        "run": {"trainable_modules": ["motion_modules.", "attentions."], "inference_steps": 1},
+        "model": MODEL,
+        "optimizer": {"lr": 2e-3},
+        "train": {"log_every": 1, "ema_decay": 0.5},
+        "weights": {
+            "vae": str(folder / "vae"),
+            "audio_encoder": str(folder / "audio"),
+            "vgg16": str(folder / "auxiliary/vgg16-397923af.pth"),
+            "lpips": str(folder / "auxiliary/vgg.pth"),
+            "videomae": str(folder / "auxiliary/vit_g_hybrid_pt_1200e_ssv2_ft.pth"),
+            "syncnet": str(folder / "syncnet"),
+        },
+    }
+    path = folder / "stage2.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+STAGE_1 = (  # what makes of it the first stage
+    "run.pixel_space_supervise=false",
+    "run.use_syncnet=false",
+    "run.trainable_modules=[]",
+    "model.use_motion_module=false",
+)
 
 
 def random_batch(seed: int = 0, *, clips: int = 2, frames: int = FRAMES) -> FaceBatch:

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import diffusers.utils.logging
+import transformers.utils.logging
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
@@ -37,6 +39,8 @@ def train_stages(
     Raises: ConfigError, CheckpointError (with every file that is missing), FileNotFoundError, FootageError,
     ImportError (LoRA without PEFT) before the first step; then what `fit` raises.
     """
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
     check_stages(config)
     loop_config(config, samples=1, processes=1)
     folder = Path(config.data.train_output_dir)

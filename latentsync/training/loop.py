@@ -89,7 +89,7 @@ def fit(
                     draw_if_possible(folder)
                 if signal_number:
                     raise TrainingStopped(signal_number, done, saved)
-            if validates and (row := validation(learner, validate, done)) is not None:
+            if validates and (row := validation(learner, validate, done)):
                 log.write({"step": done, **row})
             if tells:
                 window.begin()
