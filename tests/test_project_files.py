@@ -22,6 +22,7 @@ OPTIONAL = {
     "psutil": "train",
     "matplotlib": "profile",
     "ray": "ray",
+    "peft": "lora",
 }
 
 

@@ -77,11 +77,11 @@ def find_auxiliary(
 
 
 def require_weights(path: Path | None, *, loss: str, weight_key: str, weight: float, source: str) -> Path:
-    """`path`, if the file is there.
+    """`path`, if the file, or the folder of a saved network, is there.
 
     Raises: CheckpointError saying which setting asks for it, from where to get it and how to do without.
     """
-    if path is not None and path.is_file():
+    if path is not None and (path.is_file() or (path / "config.json").is_file()):
         return path
     needed = f"weights for {loss}, but no path to them is set" if path is None else str(path)
     raise CheckpointError(

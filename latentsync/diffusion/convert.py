@@ -9,10 +9,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from latentsync.checkpoint import check_stored, read_json, read_weights
 from latentsync.diffusion.pipeline import LipsyncPipeline
@@ -84,15 +86,19 @@ def to_upstream(folder: str | Path, output: str | Path) -> Path:
             "norms per frame): only U-Nets of the released kind can be written for it"
         )
     record = read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
-    held = {"global_step": _whole(record.get("global_step")) or 0, "state_dict": unet.upstream_state_dict()}
     output.parent.mkdir(parents=True, exist_ok=True)
+    write_upstream(unet.upstream_state_dict(), _whole(record.get("global_step")) or 0, output)
+    return output
+
+
+def write_upstream(tensors: Mapping[str, Tensor], step: int, output: Path) -> None:
+    """Write a U-Net's `upstream_state_dict` in the layout of upstream's checkpoints, over one there."""
     part = make_part(output)
     try:
-        torch.save(held, part)
+        torch.save({"global_step": step, "state_dict": dict(tensors)}, part)
         part.rename(output)
     finally:
         part.unlink(missing_ok=True)
-    return output
 
 
 def _stored_unet(place: Path) -> UNet3DConditionModel:

@@ -1,9 +1,10 @@
-"""Noise of a clip: one frame's worth, shown to every frame, so that a seed gives the same picture at any
-chunk size.
+"""Noise of a clip. When drawing: one frame's worth, shown to every frame, so that a seed gives the same
+picture at any chunk size. When training: that, or a mixture of what frames share and what each has alone.
 """
 
 import torch
 from diffusers import DDIMScheduler
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 
@@ -18,6 +19,24 @@ def draw_noise(
     device = generator.device if generator is not None else torch.device("cpu")
     size = (channels, 1, height, width)
     return torch.randn(size, generator=generator, device=device, dtype=torch.float32).to(dtype)
+
+
+def training_noise(
+    latents: Tensor, *, mixed_alpha: float | None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Noise of variance 1 for `latents` (B, C, F, h, w), which give shape, dtype and device.
+
+    With `mixed_alpha` = a, frames share a part of variance a^2 / (1 + a^2), which is then their correlation,
+    and the rest is each one's own; None repeats one frame's noise. Sources: arXiv 2305.10474, section 3
+    (mixed), 2308.09716 (repeated). `generator` None is torch's global one.
+    """
+    B, C, _, h, w = latents.shape
+    kind = {"generator": generator, "device": latents.device, "dtype": latents.dtype}
+    shared = randn_tensor((B, C, 1, h, w), **kind)
+    if mixed_alpha is None:
+        return shared.expand_as(latents)
+    share = mixed_alpha**2 / (1 + mixed_alpha**2)
+    return share**0.5 * shared + (1 - share) ** 0.5 * randn_tensor(latents.shape, **kind)
 
 
 def released_scheduler() -> DDIMScheduler:

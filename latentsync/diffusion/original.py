@@ -101,8 +101,8 @@ def open_original(
             f"{str(heard.path)!r} is {heard.identity}, but the U-Net hears a width of "
             f"{model.cross_attention_dim}: pass {WHISPER_FILES.get(model.cross_attention_dim, 'its Whisper')}"
         )
-    encoder = _build_whisper(heard)
-    autoencoder = open_vae(_vae_place(vae, beside), latent_channels=model.out_channels)
+    encoder = build_whisper(heard)
+    autoencoder = open_vae(vae_place(vae, beside), latent_channels=model.out_channels)
     for part in (network, encoder, autoencoder):
         torch.nn.Module.to(part, dtype)  # diffusers' own warns of layers to keep, of which there are none
     return OriginalParts(
@@ -131,8 +131,13 @@ def download(hub_id: str, revision: str | None = None) -> Path:
     return _snapshot(hub_id, revision or known, HUB_FILES)
 
 
-def open_vae(place: str | Path, *, latent_channels: int = 4) -> AutoencoderKL:
-    """The autoencoder of a diffusers folder (config.json and one weights file) or of a bare weights file."""
+def open_vae(
+    place: str | Path, *, latent_channels: int = 4, scaling_factor: float | None = SCALING_FACTOR
+) -> AutoencoderKL:
+    """The autoencoder of a diffusers folder (config.json and one weights file) or of a bare weights file.
+
+    `scaling_factor` None: what its own configuration says. Raises: FileNotFoundError, CheckpointError.
+    """
     place = Path(place)
     folder_config = place / "config.json" if place.is_dir() else None
     file = _vae_file(place) if folder_config else place
@@ -153,7 +158,9 @@ def open_vae(place: str | Path, *, latent_channels: int = 4) -> AutoencoderKL:
     try:
         settings["shift_factor"] = None if shift is None else float(shift)
         with torch.device("meta"):
-            vae = AutoencoderKL.from_config({**settings, "scaling_factor": SCALING_FACTOR})
+            if scaling_factor is not None:
+                settings["scaling_factor"] = scaling_factor
+            vae = AutoencoderKL.from_config(settings)
     except BUILDING as error:
         raise _misfit(place, error) from error
     if vae.config.latent_channels != latent_channels:
@@ -254,7 +261,7 @@ def _whisper_file(given: str | Path | None, beside: Path, width: int) -> Path:
     return path
 
 
-def _build_whisper(weights: Weights) -> WhisperModel:
+def build_whisper(weights: Weights) -> WhisperModel:
     """A Whisper's encoder; its file may lack the decoder, nothing else."""
     tensors = {key: value for key, value in weights.tensors.items() if key.startswith("encoder.")}
     try:
@@ -278,7 +285,11 @@ def _misfit(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{str(path)!r} does not fit its configuration: {reason}")
 
 
-def _vae_place(given: str | Path | None, beside: Path) -> Path:
+def vae_place(given: str | Path | None, beside: Path) -> Path:
+    """Where an autoencoder is: `given` if it is a file or folder, one in the folder `beside`, else the Hub.
+
+    Raises: FileNotFoundError; CheckpointError where the Hub has none.
+    """
     if given is not None and Path(given).exists():
         return Path(given)
     if given is None:

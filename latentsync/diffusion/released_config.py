@@ -2,7 +2,8 @@
 unchanged.
 
 Sections `data`, `ckpt`, `run`, `model`, `optimizer` of bytedance/LatentSync's configs/unet/*.yaml; defaults
-are those of stage 2 (LatentSync 1.5).
+are those of stage 2 (LatentSync 1.5). The sections `train` and `weights` are ours: what upstream has no word
+for.
 """
 
 from collections.abc import Mapping
@@ -119,14 +120,53 @@ class ReleasedOptimizerConfig:
 
 
 @dataclass(frozen=True)
+class StageTrainConfig:
+    """What upstream's recipe lacks. `audio_dropout`: share of clips that hear nothing, so that guidance has
+    something to subtract. `validate_steps` 0 validates at each checkpoint, `ema_decay` 0 averages nothing,
+    `lora_rank` 0 trains the weights themselves. `export_upstream` also writes the U-Net as upstream's `.pt`.
+    Of the footage, `max_dropped_share` may be unfit; `allow_upscale` takes faces smaller than `resolution`.
+    """
+
+    audio_dropout: float = 0.1
+    gradient_accumulation_steps: int = 1
+    weight_decay: float = 1e-2
+    ema_decay: float = 0.999
+    keep_last: int = 2
+    log_every: int = 20
+    validate_steps: int = 0
+    lora_rank: int = 0
+    export_upstream: bool = False
+    max_dropped_share: float = 0.2
+    allow_upscale: bool = False
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """Places of the frozen networks; "" is the usual one in checkpoints/ (its README.md says from where).
+
+    `vae`: a diffusers folder, a file or a Hub id. `audio_encoder`: whisper/tiny.pt, small.pt, or a folder of
+    transformers. `syncnet`: a file, which `data.syncnet_config_path` describes, or a folder that we saved.
+    """
+
+    vae: str = ""
+    audio_encoder: str = ""
+    vgg16: str = ""
+    lpips: str = ""
+    videomae: str = ""
+    syncnet: str = ""
+
+
+@dataclass(frozen=True)
 class ReleasedConfig:
-    """A whole upstream YAML."""
+    """A whole upstream YAML, and our sections."""
 
     data: ReleasedDataConfig = field(default_factory=ReleasedDataConfig)
     ckpt: ReleasedCheckpointConfig = field(default_factory=ReleasedCheckpointConfig)
     run: ReleasedRunConfig = field(default_factory=ReleasedRunConfig)
     model: ReleasedModelConfig = field(default_factory=ReleasedModelConfig)
     optimizer: ReleasedOptimizerConfig = field(default_factory=ReleasedOptimizerConfig)
+    train: StageTrainConfig = field(default_factory=StageTrainConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
 
     def model_section(self) -> Mapping[str, Any]:
         """What `UNet3DConditionModel.from_upstream` takes."""

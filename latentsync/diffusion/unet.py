@@ -22,7 +22,8 @@ from diffusers.models.unets.unet_motion_model import (
     UNetMotionOutput,
 )
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from latentsync.diffusion.feature_cache import FeatureCache
 from latentsync.diffusion.unet_keys import TABLE, diffusers_config, from_upstream_names, to_upstream_names
@@ -132,6 +133,7 @@ class UNet3DConditionModel(UNetMotionModel):
             motion_max_seq_length=motion_max_seq_length,
             motion_num_attention_heads=motion_num_attention_heads,
         )
+        self.gradient_checkpointing = False  # see `_with_checkpoints`
         self.window = Window()
         if not use_inflated_groupnorm:
             self._norm_across_frames()
@@ -188,6 +190,8 @@ class UNet3DConditionModel(UNetMotionModel):
         x = self.conv_in(rearrange(sample, "b c f h w -> (b f) c h w"))
         if cache is not None:
             x = self._with_cache(x, emb, audio, frames, cache)
+        elif self.gradient_checkpointing and torch.is_grad_enabled():
+            x = self._with_checkpoints(x, emb, audio, frames)
         else:
             x, skips = self._encode(x, emb, audio, frames)
             x = self._middle(x, emb, audio, frames)
@@ -275,10 +279,25 @@ class UNet3DConditionModel(UNetMotionModel):
         else:
             x = self._middle(x, emb, audio, frames)
             for layer in up[:first]:
-                x = layer(x, skips, emb, audio, frames)
+                x = layer(x, *_last(skips), emb, audio, frames)
             x = cache.keep(x)
         for layer in up[first:]:
-            x = layer(x, skips, emb, audio, frames)
+            x = layer(x, *_last(skips), emb, audio, frames)
+        return x
+
+    def _with_checkpoints(self, x: Tensor, emb: Tensor, audio: Tensor | None, frames: int) -> Tensor:
+        """The body layer by layer: each keeps its input alone and is run again on the way back.
+
+        (The blocks of diffusers do so for resnets only, but most memory is in attention and motion modules.)
+        """
+        rerun = partial(checkpoint, use_reentrant=False)
+        skips = [x]
+        for layer in self._down_layers():
+            x = rerun(layer, x, emb, audio, frames)
+            skips.append(x)
+        x = rerun(self._middle, x, emb, audio, frames)
+        for layer in self._up_layers():
+            x = rerun(layer, x, *_last(skips), emb, audio, frames)
         return x
 
     def _down_layers(self) -> list[Callable[..., Tensor]]:
@@ -361,14 +380,27 @@ def _lists(block: nn.Module, *names: str) -> list[nn.ModuleList]:
 
 
 def _up_layer(
-    block: nn.Module, i: int, x: Tensor, skips: list[Tensor], emb: Tensor, audio: Tensor | None, frames: int
+    block: nn.Module,
+    i: int,
+    x: Tensor,
+    skip: Tensor,
+    size: Size | None,
+    emb: Tensor,
+    audio: Tensor | None,
+    frames: int,
 ) -> Tensor:
-    """Layer `i` of an up block on the last of `skips`, which it takes, and the up-sampler after the last."""
-    x = _layer(block, i, torch.cat([x, skips.pop()], dim=1), emb, audio, frames)
+    """Layer `i` of an up block, and after its last the up-sampler, to `size` (None: to twice)."""
+    x = _layer(block, i, torch.cat([x, skip], dim=1), emb, audio, frames)
     if i == len(block.resnets) - 1:
         for sampler in block.upsamplers or ():
-            x = sampler(x, skips[-1].shape[2:] if skips else None)
+            x = sampler(x, size)
     return x
+
+
+def _last(skips: list[Tensor]) -> tuple[Tensor, Size | None]:
+    """The last skip connection, which is taken out, and the height and width of the one before."""
+    skip = skips.pop()
+    return skip, skips[-1].shape[2:] if skips else None
 
 
 def _timesteps(timestep: Tensor | float | int, batch: int, device: torch.device) -> Tensor:

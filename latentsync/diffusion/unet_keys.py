@@ -100,7 +100,7 @@ def to_upstream_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors as upstream's code wants them: `from_upstream_names` backwards."""
     renamed = {}
     for key, value in state_dict.items():
-        for name in _names_upstream(key):
+        for name in upstream_names(key):
             renamed[name] = value
     return renamed
 
@@ -115,7 +115,7 @@ def _rename(key: str) -> str:
     return key.replace(".ff_norm.", ".norm3.")
 
 
-def _names_upstream(key: str) -> list[str]:
+def upstream_names(key: str) -> list[str]:
     """Upstream's name, or names, of one of our tensors."""
     place, motion, rest = key.partition(".motion_modules.")
     if not motion:

@@ -14,9 +14,10 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs
 
+from latentsync.checkpoint import first_line
 from latentsync.command import told_in_one_line
 from latentsync.config import save_config
-from latentsync.errors import LatentSyncError
+from latentsync.errors import LatentSyncError, TrainingError
 from latentsync.training.state import newest_checkpoint
 from latentsync.training.stop import TrainingStopped
 
@@ -37,16 +38,20 @@ def make_accelerator(
 
     `mixed_precision` None leaves the choice to `accelerate launch`. Processes that wait for the first one's
     validation give up after `validation_hours`. Weights & Biases stays offline with WANDB_MODE=offline.
+    Raises: ImportError for a tracker that is not installed; TrainingError for what this device cannot do.
     """
     known = {tracker.value for tracker in get_available_trackers()}
     if missing := sorted(set(trackers) - known):
         raise ImportError(f"{', '.join(missing)} is not installed: pip install {' '.join(missing)}")
-    accelerator = Accelerator(
-        mixed_precision=mixed_precision,
-        log_with=list(trackers) or None,
-        project_dir=str(folder),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=validation_hours))],
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision,
+            log_with=list(trackers) or None,
+            project_dir=str(folder),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=validation_hours))],
+        )
+    except ValueError as error:
+        raise TrainingError(f"{first_line(error)}; pass --mixed_precision no, or bf16") from error
     if trackers:
         accelerator.init_trackers(PROJECT)
     return accelerator

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -98,6 +99,13 @@ class TrainingLog:
         self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step=step)
         if self.on_log is not None:
             self.on_log(row)
+
+
+def log_pictures(accelerator: Accelerator, name: str, pictures: np.ndarray, step: int) -> None:
+    """Show pictures, uint8 (N, H, W, 3), in the trackers of the run."""
+    for tracker in accelerator.trackers:
+        layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+        tracker.log_images({name: pictures}, step=step, **layout)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

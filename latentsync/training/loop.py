@@ -7,7 +7,8 @@ run and from 1 once they are done, in file names and in the log.
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,8 @@ def fit(
     fixed = run_settings(config, settings, accelerator.num_processes)
     start = load_checkpoint(folder, learner, fixed)
     log = TrainingLog(folder, accelerator, on_log, start)
-    stream = batches(start * config.gradient_accumulation_steps)
     learner.model.train()
-    with stop_requests() as request:
+    with ended(batches(start * config.gradient_accumulation_steps)) as stream, stop_requests() as request:
         window = LossWindow()
         for step in range(start, config.steps):
             take_step(learner, stream, step_losses, step, config, window)
@@ -89,13 +89,27 @@ def fit(
                     draw_if_possible(folder)
                 if signal_number:
                     raise TrainingStopped(signal_number, done, saved)
-            if validates and (row := validation(learner, validate, done)) is not None:
+            if validates and (row := validation(learner, validate, done)):
                 log.write({"step": done, **row})
             if tells:
                 window.begin()
     if learner.ema is not None:
         learner.ema.copy_to(learner.trainable)
     return learner.network.eval()
+
+
+@contextmanager
+def ended(stream: Iterator[Any]) -> Iterator[Iterator[Any]]:
+    """`stream`, closed at the end, and with it a loader's workers.
+
+    To wait until it is collected is not enough: an exception that somebody keeps holds the frames it came
+    through, and Python would wait for ever at its exit for workers that heed no signal.
+    """
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()
 
 
 def take_step(

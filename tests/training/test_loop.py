@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import multiprocessing
 
 import pytest
 import torch
@@ -236,3 +237,28 @@ def test_bfloat16_trains_weights_of_float32(tmp_path, other_precision):
 
 def test_stopped_is_not_an_error_of_the_user():
     assert TrainingStopped(15, 3, None).exit_code == 143 and TrainingStopped(2, 3, None).exit_code == 130
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_workers_end_with_the_run_though_somebody_keeps_its_frames(tmp_path, fails):
+    """Somebody keeps an exception: its traceback holds the frames of the run, and with them the loader."""
+    kept = []
+
+    def step_losses(network, batch, step):
+        try:
+            raise KeyError("kept")
+        except KeyError as error:
+            kept.append(error)
+            if fails:
+                raise
+        return {"loss": network(batch).square().mean()}
+
+    config = LoopConfig(steps=2, batch_size=2, num_workers=2, save_every=2)
+    accelerator = Accelerator(cpu=True)
+    batches = keyed_batches(Points(), config, accelerator)
+    if fails:
+        with pytest.raises(KeyError):
+            fit(nn.Linear(4, 2), batches, step_losses, config, tmp_path, accelerator)
+    else:
+        fit(nn.Linear(4, 2), batches, step_losses, config, tmp_path, accelerator)
+    assert kept and multiprocessing.active_children() == []
