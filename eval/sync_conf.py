@@ -99,6 +99,7 @@ def run(flags: argparse.Namespace) -> None:
             verdicts.append(verdict)
             for row in [line] if flags.json else rows:
                 tqdm.write(row, file=sys.stdout)
+            sys.stdout.flush()  # whoever reads along sees each clip when it is done
     if not flags.json:
         print((text.shift_summary if flags.shifts else text.clip_summary)(verdicts))
     if wrong := [verdict for verdict in verdicts if verdict.is_invalid]:
