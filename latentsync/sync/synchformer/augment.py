@@ -54,7 +54,7 @@ class Augmentation:
     def waveform(self, sound: Tensor, rng: np.random.Generator) -> Tensor:
         """Each of five changes with the share `sound`, one after the other."""
         changed = sound.numpy()
-        for change in (_reverberated, _louder, _higher, _muffled, _noisy):
+        for change in (reverberated, louder, higher, muffled, noisy):
             if rng.random() < self.sound:
                 changed = np.ascontiguousarray(change(changed, rng), dtype=np.float32)
         return torch.from_numpy(changed)
@@ -82,12 +82,12 @@ def _jittered(frames: Tensor, strength: float, rng: np.random.Generator) -> Tens
             grey = _grey(pixels)
             pixels = grey + share * (pixels - grey)
         else:
-            pixels = _turned(pixels, float(rng.uniform(-0.2, 0.2)) * strength)
+            pixels = turned(pixels, float(rng.uniform(-0.2, 0.2)) * strength)
         pixels = pixels.clamp(0, 1)
     return (255 * pixels).round_().to(torch.uint8)
 
 
-def _turned(pixels: Tensor, turns: float) -> Tensor:
+def turned(pixels: Tensor, turns: float) -> Tensor:
     """Hue moved by a share of a full turn, by a rotation around the grey axis in YIQ."""
     to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
     cos, sin = np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
@@ -102,15 +102,17 @@ def _grey(pixels: Tensor) -> Tensor:
     return (pixels * weights).sum(dim=-3, keepdim=True)
 
 
-def _louder(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def louder(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Twice the amplitude, clipped."""
     return np.clip(GAIN * sound, -1, 1)
 
 
-def _noisy(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def noisy(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """White noise on top."""
     return sound + NOISE * rng.standard_normal(len(sound)).astype(np.float32)
 
 
-def _muffled(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def muffled(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A second-order low pass (the audio EQ cookbook's)."""
     angle = 2 * np.pi * LOW_PASS_HZ / SAMPLE_RATE_HZ
     alpha, cos = np.sin(angle) / (2 * LOW_PASS_Q), np.cos(angle)
@@ -119,7 +121,7 @@ def _muffled(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(lfilter(b, a, sound))
 
 
-def _reverberated(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def reverberated(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A room without the direct sound, as loud as before."""
     time = np.arange(int(REVERB_SECONDS * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     room = rng.standard_normal(len(time)) * np.exp(-6.9 * time / REVERB_SECONDS)
@@ -127,7 +129,7 @@ def _reverberated(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return wet * (np.sqrt(np.square(sound).mean()) / max(float(np.sqrt(np.square(wet).mean())), 1e-9))
 
 
-def _higher(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def higher(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """All frequencies of the spectrum of short frames moved up by PITCH_CENTS; nothing moves in time."""
     ratio = 2 ** (PITCH_CENTS / 1200)
     fft, hop = 512, 128

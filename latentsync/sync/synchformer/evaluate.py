@@ -73,12 +73,13 @@ def predictions(
     workers: int = 0,
     quiet: bool = True,
 ) -> Predictions:
-    """What `network` says of every clip in every pass."""
+    """What `network` says of every clip in every pass; of more segments than it takes it sees the first."""
     parts: list[tuple[Tensor, ...]] = []
     for epoch in range(passes):
         batches = loader(samples, epoch, batch_size=batch_size, max_clips=max_clips, workers=workers)
         for batch in tqdm(batches, desc=f"pass {epoch + 1} of {passes}", disable=quiet):
-            logits = network(batch["video"].to(network.device), batch["audio"].to(network.device))
+            video, audio = (batch[name][:, : network.viewing.segments] for name in ("video", "audio"))
+            logits = network(video.to(network.device), audio.to(network.device))
             parts.append(
                 (logits.float().cpu(), *(batch[n] for n in ("target", "offset_target") if n in batch))
             )

@@ -63,6 +63,24 @@ class DataConfig:
     p_gray_scale: float = 0.0
     p_audio_aug: float = 0.0
 
+    @classmethod
+    def showing(cls, viewing: Viewing, **others: Any) -> "DataConfig":
+        """A configuration whose clips look as a network wants them; `others` are its further fields."""
+        return cls(
+            view=viewing.kind,
+            size_before_crop=viewing.side,
+            input_size=viewing.crop,
+            crop_top=viewing.top,
+            crop_left=viewing.left,
+            segment_size_vframes=viewing.segment_frames,
+            n_segments=viewing.segments,
+            step_size_seg=viewing.step_frames / viewing.segment_frames,
+            crop_len_sec=viewing.crop_seconds,
+            max_off_sec=viewing.offset_limit_seconds,
+            num_off_cls=viewing.offset_classes,
+            **others,
+        )
+
     @property
     def viewing(self) -> Viewing:
         """Raises: ValueError for numbers that contradict each other."""
