@@ -85,12 +85,12 @@ def fit(
                 log.write({"step": done, **window.means(accelerator), "learning_rate": rate})
             if is_due or signal_number:
                 saved = save_checkpoint(folder, learner, done, fixed, keep_last=config.keep_last)
-                if accelerator.is_main_process:
-                    draw_if_possible(folder)
                 if signal_number:
                     raise TrainingStopped(signal_number, done, saved)
             if validates and (row := validation(learner, validate, done)):
                 log.write({"step": done, **row})
+            if is_due and accelerator.is_main_process:
+                draw_if_possible(folder)
             if tells:
                 window.begin()
     if learner.ema is not None:

@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import logging
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -121,6 +123,31 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(script, inputs, tmp_path):
     kept = ("loss", "recon", "lpips", "trepa", "sync")
     one, other = (read_log(tmp_path / folder / "log.jsonl") for folder in ("whole", "parts"))
     assert [[row[k] for k in kept] for row in one] == [[row[k] for k in kept] for row in other]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(inputs, tmp_path):
+    """As the README starts them, on the CPU: they share out footage and gradients, and one of them writes."""
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/multi.yaml",
+        "--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0", str(SCRIPT),
+        "--unet_config_path", str(inputs), f"data.train_output_dir={out}", "run.max_train_steps=2",
+        f"data.audio_mel_cache_dir={tmp_path / 'cache'}",
+    ]  # fmt: skip
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [row["step"] for row in read_log(out / "log.jsonl")] == [1, 2]
+    settings = json.loads((out / "checkpoint-2" / "state.json").read_text())["settings"]
+    assert settings["loop.batch_size x gradient_accumulation_steps x processes"] == 2
+    LipsyncPipeline.from_pretrained(out / "pipeline", local_files_only=True)
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 6  # mel and tokens of 3 clips
 
 
 def test_the_results_hold_the_average_and_go_back_to_upstream(script, inputs, tmp_path, light):
