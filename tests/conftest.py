@@ -15,7 +15,7 @@ import torch
 
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS))
-torch.set_num_threads(2)  # tiny models: more threads only wait for each other
+torch.set_num_threads(min(2, torch.get_num_threads()))  # tiny models: more only wait for each other
 
 Golden = Callable[[str, str], tuple[dict, dict, dict]]
 
