@@ -71,7 +71,7 @@ def read_clip(
     return AvClip(path.stem, torch.stack(shown), sound_of(path, keep_priming=keep_priming)[heard])
 
 
-def packed_clip(
+def face_clip(
     file: ClipFile, viewing: Viewing, *, first_frame: int = 0, max_frames: int | None = None
 ) -> AvClip:
     """A clip of aligned faces as `latentsync.footage` knows them, at the size of `viewing`; of it at most

@@ -29,7 +29,7 @@ from latentsync.sync.synchformer.crops import (
     offset_crop,
     start_frames,
 )
-from latentsync.sync.synchformer.footage import AvClip, packed_clip, read_clip
+from latentsync.sync.synchformer.footage import AvClip, face_clip, read_clip
 from latentsync.sync.synchformer.inputs import SyncInputs, mel_segments, normalize_images, square
 from latentsync.sync.synchformer.layouts import FixedOffset, ListedClip
 from latentsync.sync.synchformer.training_config import DataConfig
@@ -83,14 +83,14 @@ class AvSamples(Dataset[Sample]):
     def open(self, listed: ListedClip, rng: np.random.Generator) -> AvClip:
         """A clip with as many frames as have their sound, at most `clip_max_len_sec` of them.
 
-        Of a longer one the beginning, or in training any stretch if it is packed.
+        Of a longer one the beginning, or in training any stretch if it shows faces.
         """
         most = self.config.clip_max_len_sec
-        if listed.file is not None and listed.file.kind == "packed":
+        if listed.file is not None:
             spare = _frames_of(listed) - round(most * FPS)
             first = int(rng.integers(spare + 1)) if self.is_training and spare > 0 else 0
             frames = round(most * FPS)
-            clip = packed_clip(listed.file, self.viewing, first_frame=first, max_frames=frames)
+            clip = face_clip(listed.file, self.viewing, first_frame=first, max_frames=frames)
         else:
             keep = self.config.keep_priming
             clip = read_clip(listed.path, self.viewing, seconds=most, keep_priming=keep)
@@ -270,7 +270,7 @@ def long_enough(clips: Sequence[ListedClip], frames: int, max_dropped_share: flo
 
 
 def _frames_of(clip: ListedClip) -> int:
-    if clip.file is not None and clip.file.kind == "packed":
+    if clip.file is not None:
         with open_clip(clip.file) as opened:
             return heard_frames(opened.frames, len(opened.waveform))
     return int(

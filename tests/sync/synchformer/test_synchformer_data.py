@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
-from footage_clips import frame_number, write_packed
+from footage_clips import frame_number, write_face_video, write_packed
 from synchformer_clips import talker
 
 from latentsync.errors import ConfigError, FootageError
@@ -249,6 +249,12 @@ def test_videos_serve_as_well_as_arrays(tmp_path):
     found = samples(config(tmp_path, **data), "train")
     assert found[0]["video"].shape == (3, 8, 3, 32, 32)
     assert {clip.key for clip in found.clips} == {"train/0", "train/1"}
+
+
+def test_videos_of_aligned_faces_serve_too(tmp_path):
+    write_face_video(tmp_path / "a.mp4", frames=60, side=64)
+    found = samples(config(tmp_path, size_before_crop=32), "train")
+    assert found[0]["video"].shape == (3, 8, 3, 32, 32)
 
 
 def test_colour_flip_and_grey_are_drawn_as_often_as_asked():

@@ -12,7 +12,7 @@ from synthetic import beep_starts, flash_images, square_images, tone_burst, writ
 from latentsync.errors import FaceNotFound, MediaError
 from latentsync.footage.listing import packed_clips
 from latentsync.sync.synchformer.crops import CropOutside, offset_crop
-from latentsync.sync.synchformer.footage import packed_clip, pictures, read_clip, sound_of, windows
+from latentsync.sync.synchformer.footage import face_clip, pictures, read_clip, sound_of, windows
 from latentsync.sync.synchformer.inputs import cut, square
 from latentsync.sync.synchformer.measure import WindowOffset, measure_offset, summary
 from latentsync.sync.synchformer.viewing import Viewing
@@ -126,9 +126,9 @@ def test_windows_step_through_a_clip_and_end_with_its_last_segment():
     assert [start for start, _ in windows(iter(shown), TINY, 8)] == [0, 24, 28]
 
 
-def test_a_packed_clip_is_shown_at_the_size_of_the_viewing(tmp_path):
+def test_a_clip_of_faces_is_shown_at_the_size_of_the_viewing(tmp_path):
     (file,) = packed_clips(write_packed(tmp_path / "packed", frames=[30], side=80))
-    clip = packed_clip(file, Viewing(kind="face", side=40, crop=32, **{"crop_frames": 125}))
+    clip = face_clip(file, Viewing(kind="face", side=40, crop=32, **{"crop_frames": 125}))
     assert clip.frames.shape == (30, 3, 40, 40) and clip.frames.dtype == torch.uint8
     assert len(clip.waveform) == 30 * 640
 
