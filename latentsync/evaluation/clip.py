@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from latentsync.audio.loudness import log_energy
@@ -90,7 +91,9 @@ class ClipRow:
             }
         beside = self.against_source or self.against_reference
         found |= {name: getattr(beside, name) for name in FROM_SOURCE if beside}
-        found |= {name: getattr(self.against_reference, name) for name in FROM_REFERENCE if self.against_reference}
+        found |= {
+            name: getattr(self.against_reference, name) for name in FROM_REFERENCE if self.against_reference
+        }
         return {name: _defined(value) for name, value in found.items()}
 
 
@@ -115,6 +118,12 @@ class Evaluator:
 
     def evaluate(self, item: Item) -> ClipRow:
         """Measure what can be measured. Nothing is raised for a clip that cannot be: the row says why."""
+        row = self._evaluated(item)
+        for key in [key for key in self._kept if str(item.result) in key]:
+            del self._kept[key]  # a result is seen once, its source often
+        return row
+
+    def _evaluated(self, item: Item) -> ClipRow:
         invalid: dict[str, str] = {}
         contract = _tried(
             FORM, invalid, lambda: check_contract(item.result, source=item.source, sound=item.sound)
@@ -130,7 +139,9 @@ class Evaluator:
             item,
             judged,
             _tried(LIPS, invalid, lambda: self._lips(item)),
-            _tried(SOURCE, invalid, lambda: self._pictures(item.result, source)) if source != reference else None,
+            _tried(SOURCE, invalid, lambda: self._pictures(item.result, source))
+            if source != reference
+            else None,
             _tried(REFERENCE, invalid, lambda: self._pictures(item.result, reference)),
             contract,
             invalid,
@@ -166,7 +177,10 @@ class Evaluator:
     def _other_sounds(self, item: Item) -> list[Tensor]:
         known = {path.resolve() for path in (item.result, item.source, item.sound, item.reference) if path}
         others = [path for path in self.others if path.resolve() not in known][:OTHER_SOUNDS]
-        return [sound for path in others if len(sound := self._talking(path).waveform)]
+        return [torch.from_numpy(self._sound(path)) for path in others]
+
+    def _sound(self, path: Path) -> np.ndarray:
+        return self._once(("sound", str(path)), lambda: read_audio(path))
 
     def _lips(self, item: Item) -> LipScores | None:
         """The result's lips against those of the reference, or of the video whose sound it has."""
@@ -178,7 +192,7 @@ class Evaluator:
         count = len(true.aperture)
         shown = own.take(ping_pong(len(own.aperture), len(result.aperture)))
         elsewhere = np.roll(np.arange(count), count // 2)
-        energy = log_energy(read_audio(truth), FPS, count)
+        energy = log_energy(self._sound(truth), FPS, count)
         return compare(result, true, own=shown, wrong=true.take(elsewhere), energy=energy)
 
     def _pictures(self, result: Path, other: Path | None) -> Pictures | None:

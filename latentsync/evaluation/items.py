@@ -1,11 +1,13 @@
 """Which clips are evaluated, and against what: a folder of results with their job reports, or a list."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from latentsync.errors import FootageError
+from latentsync.errors import FootageError, MediaError
+from latentsync.media import check_soundtrack
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".mpg", ".mpeg", ".webm", ".m4v")
 REPORT = ".report.json"  # beside a result, as scripts/inference.py --report leaves it
@@ -95,3 +97,22 @@ def _told(report: Path, name: str) -> Path | None:
         raise FootageError(f"{report} is no report of a job: {error}; remove it, or make it again") from error
     place = Path(value)
     return place if place.is_file() else None
+
+
+def other_sounds(items: Sequence[Item], folder: Path | None = None) -> list[Path]:
+    """Files whose sounds serve as wrong ones for clips that do not use them: the videos of `folder`, or the
+    sounds and sources of all items, as far as they have a sound.
+    """
+    if folder is not None:
+        places = [item.result for item in items_in(folder)]
+    else:
+        places = [path for item in items for path in (item.sound, item.source) if path is not None]
+    return [path for path in dict.fromkeys(places) if path.is_file() and _has_sound(path)]
+
+
+def _has_sound(path: Path) -> bool:
+    try:
+        check_soundtrack(path)
+    except MediaError:  # a silent film serves as picture only
+        return False
+    return True

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from latentsync.quality.lpips import TRUNK_SOURCE, Lpips
 from latentsync.sync.judge import Judge
 from latentsync.sync.open_judge import PLACES, open_judge
 from latentsync.sync.synchformer.judge import SynchformerJudge
@@ -28,6 +29,18 @@ def judges_at_hand(
     return [_open(name, None, device, vae) for name, place in places.items() if place.exists()]
 
 
+def missing(judges: Sequence[Judge], lpips: Lpips | None, vgg16: Path) -> list[str]:
+    """What cannot be measured since its weights are not here, in sentences."""
+    notes = (
+        []
+        if judges
+        else [f"no judge of sync is at hand: none of {', '.join(NAMES)} has its weights in place"]
+    )
+    if lpips is None:
+        notes.append(f"LPIPS is left out: its VGG16 is not at {vgg16} (get it from {TRUNK_SOURCE})")
+    return notes
+
+
 def _split(text: str) -> tuple[str, Path | None]:
     name, _, place = text.partition("=")
     if name not in NAMES:
@@ -35,9 +48,7 @@ def _split(text: str) -> tuple[str, Path | None]:
     return name, Path(place) if place else None
 
 
-def _open(
-    name: str, place: Path | None, device: torch.device | str, vae: str | Path | None
-) -> Judge:
+def _open(name: str, place: Path | None, device: torch.device | str, vae: str | Path | None) -> Judge:
     if name == SYNCHFORMER:
         return SynchformerJudge(open_synchformer(place or EMBEDDED), device=device)
     return open_judge(name, place, vae=vae, device=device)

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from latentsync.errors import FaceNotFound, FootageError
-from latentsync.face import MediaPipeDetector, align, mouth_mask, normalize, paste_mask, similarity, template, track
+from latentsync.face import (
+    MediaPipeDetector,
+    align,
+    mouth_mask,
+    normalize,
+    paste_mask,
+    similarity,
+    template,
+    track,
+)
 from latentsync.media import VideoInfo, VideoReader
 from latentsync.quality.aperture import MESH_POINTS
 from latentsync.quality.contract import RATE_TOLERANCE
@@ -73,9 +82,7 @@ def follow(path: Path, detector: MediaPipeDetector) -> FollowedFace:
             matrices.append(
                 np.full((2, 3), np.nan) if face is None else similarity(face.anchors[None], target)[0]
             )
-            points.append(
-                np.full((MESH_POINTS, 2), np.nan) if face is None else face.landmarks[:MESH_POINTS]
-            )
+            points.append(np.full((MESH_POINTS, 2), np.nan) if face is None else face.landmarks[:MESH_POINTS])
         info = reader.info
     return FollowedFace(info, np.array(matrices), np.array(points), np.array(shots))
 
@@ -96,7 +103,9 @@ def compare_pictures(
     inside, outside = PictureMeter(hole), PictureMeter(~hole)
     seams = [SeamMeter(paste_mask(RESOLUTION, region)) for region in REGIONS]
     flicker, distances = FlickerMeter(drawn_beside_lips(RESOLUTION)), _LpipsMean(lpips, hole)
-    wanted = {int(seen[place]) for place in np.linspace(0, len(seen) - 1, min(SHOWN, len(seen))).round().astype(int)}
+    wanted = {
+        int(seen[place]) for place in np.linspace(0, len(seen) - 1, min(SHOWN, len(seen))).round().astype(int)
+    }
     shown, last = [], -1
     for numbers, ours, theirs in _face_pairs(result, other, truth):
         inside.add(ours, theirs)
@@ -122,7 +131,9 @@ def compare_pictures(
         seam_ratio=max(meter.ratio for meter in seams),
         flicker_ratio=flicker.ratio,
         landmark_distance=landmark_distance(found.points, truth.points),
-        shown=torch.stack(shown) if shown else torch.zeros(0, 2, 3, RESOLUTION, RESOLUTION, dtype=torch.uint8),
+        shown=torch.stack(shown)
+        if shown
+        else torch.zeros(0, 2, 3, RESOLUTION, RESOLUTION, dtype=torch.uint8),
     )
 
 
@@ -154,7 +165,9 @@ def _face_pairs(result: Path, other: Path, truth: FollowedFace) -> Iterator[tupl
         frames = enumerate(zip(first, second, strict=False))
         while batch := list(islice(frames, BATCH_FRAMES)):
             kept = [
-                (number, pair) for number, pair in batch if number < len(truth.shots) and truth.shots[number] >= 0
+                (number, pair)
+                for number, pair in batch
+                if number < len(truth.shots) and truth.shots[number] >= 0
             ]
             if kept:
                 numbers = [number for number, _ in kept]

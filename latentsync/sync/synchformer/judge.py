@@ -53,7 +53,9 @@ class SynchformerJudge(Judge):
 
     def __init__(self, network: Synchformer, *, device: torch.device | str = "cpu") -> None:
         if not network.judges_offsets:
-            raise ValueError("this network says whether an offset can be told, not which; pass one for offsets")
+            raise ValueError(
+                "this network says whether an offset can be told, not which; pass one for offsets"
+            )
         self.network = network.to(torch.device(device))  # pyright: ignore[reportArgumentType]
         self.network.eval()
         viewing = network.viewing
@@ -76,7 +78,9 @@ class SynchformerJudge(Judge):
 
     def _score(self, found: list[Tensor]) -> SyncScore:
         if not found:
-            raise ValueError(f"fewer than {self.min_frames} frames of faces and sound: nothing can be compared")
+            raise ValueError(
+                f"fewer than {self.min_frames} frames of faces and sound: nothing can be compared"
+            )
         mean = torch.stack(found).mean(dim=0).double().numpy()
         seconds = self.network.viewing.grid.seconds.astype(np.float64)
         reach = round(float(seconds[-1]) * FPS)
