@@ -22,6 +22,7 @@ JUDGES = {
     "stable_syncnet": "LatentSync's own",
     "embedded": "a small StableSyncNet that comes with this repository, since no published weights are here",
 }
+MAX_SHIFT_FRAMES = 15  # to which judges look
 SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".mpg", ".mpeg", ".webm", ".m4v")
 
 
@@ -38,7 +39,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vae", type=Path, help="folder of the autoencoder, for a judge of latents")
     parser.add_argument("--detector", default="auto", help="auto, mediapipe or insightface (default auto)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default auto)")
-    parser.add_argument("--shifts", type=_frames, help="frames, such as -8,-3,5,12: test the judge itself")
+    parser.add_argument(
+        "--shifts", type=_frames, help="of at most 15 frames, such as -8,-3,5,12: test the judge itself"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON line a clip and nothing else")
     flags = parser.parse_args()
     if (flags.video_path is None) == (flags.videos_dir is None):
@@ -49,7 +52,11 @@ def parse() -> argparse.Namespace:
 
 
 def _frames(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    """Numbers of frames with commas between them, none farther than judges look."""
+    shifts = [int(part) for part in text.split(",")]
+    if any(abs(shift) > MAX_SHIFT_FRAMES for shift in shifts):
+        raise ValueError
+    return shifts
 
 
 def videos_of(flags: argparse.Namespace) -> list[Path]:
@@ -92,6 +99,7 @@ def run(flags: argparse.Namespace) -> None:
             verdicts.append(verdict)
             for row in [line] if flags.json else rows:
                 tqdm.write(row, file=sys.stdout)
+            sys.stdout.flush()  # whoever reads along sees each clip when it is done
     if not flags.json:
         print((text.shift_summary if flags.shifts else text.clip_summary)(verdicts))
     if wrong := [verdict for verdict in verdicts if verdict.is_invalid]:

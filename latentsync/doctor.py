@@ -38,6 +38,7 @@ FILES = {  # relative to the folder of checkpoints: (family, what it is for)
     "whisper/tiny.pt": ("whisper", "released model"),
     "whisper/small.pt": ("whisper", "U-Nets with an audio width of 768"),
     "stable_syncnet.pt": ("stable_syncnet", "training of stage 2, sync judge"),
+    "auxiliary/syncnet_v2.model": ("syncnet_v2", "sync judge"),
     "auxiliary/vgg16-397923af.pth": ("vgg16", "training of stage 2: LPIPS"),
     "auxiliary/vit_g_hybrid_pt_1200e_ssv2_ft.pth": ("videomae", "training of stage 2: TREPA"),
 }

@@ -194,7 +194,7 @@ def prepare(
         features = encode(
             torch.from_numpy(clip.waveform), audio_encoder, context=inner_context(audio_encoder)
         )
-        tokens = frame_windows(features, FPS, frames=clip.frames).half()[::stride]
+        tokens = frame_windows(features.cpu(), FPS, frames=clip.frames).half()[::stride]
         motion = torch.from_numpy(clip.mouth_motion() / spread).float()[::stride]
         prepared.append(Prepared(clip, latents, tokens, motion))
         if number % 50 == 0:
@@ -202,16 +202,18 @@ def prepare(
     return prepared
 
 
-def train_reader(data: LatentData, *, seed: int) -> MouthReader:
-    """A MouthReader that knows the data's latents; frozen."""
+def train_reader(data: LatentData, *, seed: int, device: torch.device) -> MouthReader:
+    """A MouthReader that knows the data's latents; frozen, on `device`."""
     first = data.draw(0)
     torch.manual_seed(seed)
     reader = MouthReader(first.latents.shape[1], first.motion.shape[1])
     reader(first.latents)
+    reader.to(device)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.01)
     for step in range(READER_STEPS):
         batch = data.draw(10_000_000 + step)
-        loss = F.smooth_l1_loss(reader(batch.latents + 0.05 * torch.randn_like(batch.latents)), batch.motion)
+        blurred = batch.latents + 0.05 * torch.randn_like(batch.latents)
+        loss = F.smooth_l1_loss(reader(blurred.to(device)), batch.motion.to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -262,13 +264,14 @@ def read_correlation(
     """Mean Pearson r of drawn and true mouths on `clips`, read off the latents; the reference is half a clip
     away. `r_own`: with the sound from half a clip away too, what still agrees with the picture's own mouth.
     """
+    device = pipeline.unet.device
     noise = pipeline.draw_noise(torch.Generator().manual_seed(config.loop.seed))
     settings = pipeline.sampling(config.inference.inference_steps, 1.0)
-    hole = latent_mask(mouth_mask(pipeline.resolution), pipeline.vae_scale_factor)
+    hole = latent_mask(mouth_mask(pipeline.resolution), pipeline.vae_scale_factor).to(device)
     scores: dict[str, list[float]] = {"r_aperture": [], "r_width": [], "r_own": []}
     for prepared in clips:
         latents, masked = (
-            torch.from_numpy(np.array(array)).float().transpose(0, 1)
+            torch.from_numpy(np.array(array)).float().transpose(0, 1).to(device)
             for array in (prepared.variants[0].latents, prepared.variants[0].masked)
         )
         frames = latents.shape[1]
@@ -277,7 +280,7 @@ def read_correlation(
         condition = Condition(hole[:, None].expand(-1, frames, -1, -1), masked, reference)
         tokens = prepared.tokens.float()
         right, wrong = (
-            reader(pipeline.denoise(noise, condition, heard, settings).transpose(0, 1)).numpy()
+            reader(pipeline.denoise(noise, condition, heard, settings).transpose(0, 1)).cpu().numpy()
             for heard in (tokens, tokens.roll(frames // 2, dims=0))
         )
         for name, told, column in (("r_aperture", right, 0), ("r_width", right, 2), ("r_own", wrong, 0)):
@@ -289,9 +292,10 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
     """Train; save the whole pipeline (float16) to `config.data.output`/pipeline."""
     folder = Path(config.data.output)
     record_config(config, folder, accelerator)
-    vae = AutoencoderKL.from_pretrained(config.data.vae).eval().requires_grad_(False)
+    vae = AutoencoderKL.from_pretrained(config.data.vae).eval().requires_grad_(False).to(accelerator.device)
     vae.register_to_config(_name_or_path="")  # not the author's disk
     audio_encoder = WhisperModel.from_pretrained(config.data.audio_encoder).eval().requires_grad_(False)
+    nn.Module.to(audio_encoder, accelerator.device)
     clips = load_clips(config.data.packed, "train", stride=config.data.clip_stride)
     spread = np.concatenate([clip.mouth_motion() for clip in clips]).std(axis=0)
     parts = {"folder": folder / "latents", "spread": spread, "accelerator": accelerator}
@@ -301,7 +305,8 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
         held_back = prepare(
             load_clips(config.data.packed, "val"), vae, audio_encoder, variants=1, stride=1, **parts
         )
-    reader = train_reader(data, seed=config.loop.seed)
+    device = accelerator.device
+    reader = train_reader(data, seed=config.loop.seed, device=device)
 
     torch.manual_seed(config.loop.seed)
     unet = UNet3DConditionModel.from_upstream(config.model)
@@ -310,6 +315,7 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
     resolution = clips[0].faces.shape[1]
     mask = latent_mask(mouth_mask(resolution), 2 ** (len(vae.config.block_out_channels) - 1))
     weights = region_weights(mask, mouth=config.loss.mouth, hole=config.loss.hole, kept=config.loss.kept)
+    fixed = {"mask": mask.to(device), "weights": weights.to(device)}
 
     drawn = {name: value for name, value in vars(config.data).items() if name not in PATHS}
 
@@ -330,9 +336,8 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
         return pipeline
 
     def step(model: nn.Module, batch: Batch, number: int) -> Losses:
-        parts = {"mask": mask.to(accelerator.device), "weights": weights.to(accelerator.device)}
         with accelerator.autocast():
-            return denoising_losses(model, batch, scheduler=scheduler, reader=reader, config=config, **parts)
+            return denoising_losses(model, batch, scheduler=scheduler, reader=reader, config=config, **fixed)
 
     def validate(model: nn.Module, number: int) -> Mapping[str, float]:
         pipeline = pipeline_of(model)

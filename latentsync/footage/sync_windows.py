@@ -180,17 +180,22 @@ def spread_starts(rng: np.random.Generator, count: int, *, last: int, distance: 
 
 
 def balanced(clips: Sequence[KnownClip], power: float) -> list[KnownClip]:
-    """`clips`, some of them several times, so that a speaker of n clips is drawn about as n ** power is.
+    """`clips`, some of them several times, so that a speaker of t seconds is drawn about as t ** power is.
 
     1 leaves all as they are, 0 lets every speaker speak as often. Clips without a speaker are their own.
     Raises: ValueError for a power outside of [0, 1].
     """
     if not 0 <= power <= 1:
         raise ValueError(f"a speaker_power of {power}: expected a number in [0, 1]")
+    if power == 1:
+        return list(clips)
     counts = Counter(_speaker(clip.file) for clip in clips)
-    most = max(counts.values(), default=1)
-    repeats = {speaker: round((most / count) ** (1 - power)) for speaker, count in counts.items()}
-    return [clip for clip in clips for _ in range(repeats[_speaker(clip.file)])]
+    frames: Counter[str] = Counter()
+    for clip in clips:
+        frames[_speaker(clip.file)] += clip.facts.usable_frames
+    wanted = {speaker: frames[speaker] ** power / count for speaker, count in counts.items()}  # of a clip
+    least = min(wanted.values(), default=1.0)
+    return [clip for clip in clips for _ in range(round(wanted[_speaker(clip.file)] / least))]
 
 
 def _speaker(clip: ClipFile) -> str:

@@ -13,8 +13,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from latentsync.audio.mel import syncnet_mel
+from latentsync.audio.windows import mel_window
 from latentsync.face.mask import normalize
-from latentsync.footage.features import mel_window
 from latentsync.sync.face_cut import AlignedCut
 from latentsync.sync.judge import (
     MAX_OFFSET_FRAMES,

@@ -20,8 +20,9 @@ class SyncNetDataConfig:
     Ours: without footage for validation, the split "val" of a packed `train_data_dir` serves. `vae_path` is
     the autoencoder of a network of latents. `windows_per_clip` K above 1 teaches with K windows of a clip at
     a time, each of which is a wrong answer to the others (`batch_size` counts clips then). Wrong windows are
-    `min_shift_frames` away or more, and from other clips with the share `other_clip_share`. A speaker of n
-    clips is drawn about as n ** `speaker_power` is. `augment` changes faces and sound of each sample.
+    `min_shift_frames` away or more, and from other clips with the share `other_clip_share`. A speaker of t
+    seconds is drawn about as t ** `speaker_power` is, with 1 every clip once. `augment` changes the faces and
+    the sound of each sample.
     """
 
     train_output_dir: str = "runs/syncnet"

@@ -68,12 +68,17 @@ class ShiftVerdict:
         return self.own is None
 
     @property
-    def errors(self) -> tuple[int, ...]:
-        """By how many frames each finding misses the shift, relative to the clip's own offset."""
+    def errors(self) -> tuple[int | None, ...]:
+        """By how many frames each finding misses the shift, relative to the clip's own offset; None where the
+        two together lie farther than the judge looks.
+        """
         if self.own is None:
             return ()
-        own = self.own.offset_frames
-        return tuple(s.offset_frames - own - k for s, k in zip(self.found, self.shifts, strict=True))
+        own, reach = self.own.offset_frames, len(self.own.curve) // 2
+        return tuple(
+            None if abs(own + shift) > reach else score.offset_frames - own - shift
+            for score, shift in zip(self.found, self.shifts, strict=True)
+        )
 
 
 def judge_clip(video: str | Path | TalkingClip, judge: Judge, detector: Detector) -> ClipVerdict:

@@ -63,10 +63,9 @@ def shift_row(verdict: ShiftVerdict) -> str:
     name = f"{verdict.video.name:<{NAME_WIDTH}}"
     if verdict.own is None:
         return f"{name} invalid: {verdict.invalid}"
-    found = [score.offset_frames - verdict.own.offset_frames for score in verdict.found]
     pairs = ", ".join(
-        f"{shift:+d} -> {seen:+d}{'' if abs(seen - shift) <= TOLERANCE_FRAMES else ' !'}"
-        for shift, seen in zip(verdict.shifts, found, strict=True)
+        f"{shift:+d} out of reach" if error is None else f"{shift:+d} -> {shift + error:+d}{_mark(error)}"
+        for shift, error in zip(verdict.shifts, verdict.errors, strict=True)
     )
     own = f"own offset {verdict.own.offset_frames:+d}, confidence {verdict.own.confidence:.3f}"
     return f"{name} {own}; {pairs}"
@@ -74,7 +73,7 @@ def shift_row(verdict: ShiftVerdict) -> str:
 
 def shift_summary(verdicts: Sequence[ShiftVerdict]) -> str:
     """How often a known shift was found to within a frame, and how far off the findings were."""
-    errors = [abs(error) for verdict in verdicts for error in verdict.errors]
+    errors = [abs(error) for verdict in verdicts for error in verdict.errors if error is not None]
     if not errors:
         return f"none of {len(verdicts)} videos could be judged"
     found = sum(error <= TOLERANCE_FRAMES for error in errors)
@@ -102,6 +101,10 @@ def shift_json(verdict: ShiftVerdict) -> str:
     if own is None:
         line["invalid"] = verdict.invalid
     return json.dumps(line, ensure_ascii=False)
+
+
+def _mark(error: int) -> str:
+    return "" if abs(error) <= TOLERANCE_FRAMES else " !"
 
 
 def _scores(track: TrackVerdict) -> str:

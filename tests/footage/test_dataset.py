@@ -280,6 +280,8 @@ def test_too_short_for_so_many_windows(footage):
 def test_rare_speakers_are_drawn_more_often(footage):
     names = [clip.file.speaker for clip in balanced(footage.clips, 0.0)]
     assert sorted(names) == ["ann", "ann", "bob", "bob", "cid", "cid"]
+    by_time = [clip.file.speaker for clip in balanced(footage.clips, 0.5)]  # 108, 75 and 90 frames
+    assert sorted(by_time) == ["ann", "ann", "bob", "bob", "cid", "cid"]
     assert balanced(footage.clips, 1.0) == list(footage.clips)
     with pytest.raises(ValueError, match="speaker_power of 2"):
         balanced(footage.clips, 2)

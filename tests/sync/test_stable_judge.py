@@ -7,8 +7,8 @@ from loudness_syncnet import FRAMES, SIDE, loudness_syncnet
 from scipy.ndimage import gaussian_filter1d
 
 from latentsync.audio.mel import syncnet_mel
+from latentsync.audio.windows import mel_window
 from latentsync.face.mask import normalize
-from latentsync.footage.features import mel_window
 from latentsync.sync import StableSyncNet
 from latentsync.sync.face_cut import AlignedCut
 from latentsync.sync.stable_judge import BATCH_WINDOWS, StableSyncNetJudge
