@@ -85,9 +85,9 @@ def chart(lines: Sequence[Line]) -> str:
 
 def _legend(lines: Sequence[Line]) -> str:
     styles = {line.title: line for line in lines}
-    entries = [
-        f'<span><svg class="key" viewBox="0 0 28 8"><line x1="0" x2="28" y1="4" y2="4" stroke="{line.colour}" '
-        f'stroke-width="2" stroke-dasharray="{line.dashes}"/></svg> {escape(line.title)}</span>'
-        for line in styles.values()
-    ]
+    entries = []
+    for line in styles.values():
+        stroke = f'stroke="{line.colour}" stroke-width="2" stroke-dasharray="{line.dashes}"'
+        key = f'<svg class="key" viewBox="0 0 28 8"><line x1="0" x2="28" y1="4" y2="4" {stroke}/></svg>'
+        entries.append(f"<span>{key} {escape(line.title)}</span>")
     return f'<p class="legend">{" ".join(entries)}</p>'

@@ -1,4 +1,4 @@
-"""One clip evaluated: what every judge, the lips, the pictures and the form say, and what of it is invalid."""
+"""One clip evaluated: what judges of sync, lips, pictures and form say, and what of it is invalid."""
 
 import math
 from collections.abc import Callable, Sequence

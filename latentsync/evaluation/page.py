@@ -16,15 +16,18 @@ from latentsync.media import make_part
 from latentsync.sync.calibration import Calibration
 
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1320px; padding: 0 1em; color: #222 }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; padding: 0 1em }
+body { max-width: 1320px; color: #222 }
 h1 { font-size: 1.5em } h2 { font-size: 1.1em; overflow-wrap: anywhere; margin: 0 0 .4em }
-table { border-collapse: collapse } td, th { padding: .15em .8em .15em 0; text-align: left; vertical-align: top }
+table { border-collapse: collapse }
+td, th { padding: .15em .8em .15em 0; text-align: left; vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 section { border-top: 1px solid #ccc; padding: 1em 0 } .side { display: flex; flex-wrap: wrap; gap: 1.5em }
 .invalid { color: #a4161a } .quiet { color: #666; font-size: .9em } img { max-width: 100%; height: auto }
 figure { margin: 0; width: 460px; max-width: 100% } svg polyline { fill: none; stroke-width: 2 }
 svg text { font-size: 11px; fill: #555 } svg .axis { stroke: #eee } svg .zero { stroke: #bbb }
-svg.key { width: 28px; height: 8px } .legend { font-size: .85em; margin: .2em 0 } .legend span { margin-right: 1em }
+svg.key { width: 28px; height: 8px } .legend { font-size: .85em; margin: .2em 0 }
+.legend span { margin-right: 1em }
 """
 
 

@@ -1,4 +1,4 @@
-"""Means over clips with confidence intervals: clips are drawn again with replacement, as Efron's bootstrap."""
+"""Means over clips with confidence intervals: clips are drawn again, with replacement (Efron's bootstrap)."""
 
 import math
 from collections.abc import Sequence

@@ -68,7 +68,7 @@ def table(rows: Sequence[ClipRow], means: Mapping[str, Interval]) -> str:
 
 
 def json_line(row: ClipRow) -> str:
-    """A clip in one line: its numbers (null where missing or invalid), reasons, and what judges were shown."""
+    """A clip in one line: its numbers (null: missing or invalid), reasons, and how judges did."""
     item, contract = row.item, row.contract
     line: dict[str, Any] = {
         **{name: None if path is None else str(path) for name, path in asdict(item).items()},
