@@ -151,7 +151,7 @@ class Evaluator:
         calibration = self._calibration(item, judge)
         try:
             verdict = judge_clip(self._talking(item.result), judge, self.detector)
-        except (LatentSyncError, OSError) as error:
+        except (LatentSyncError, OSError, ValueError) as error:
             return JudgedSync(judge.name, None, calibration, _one_line(error))
         score = verdict.best.score if verdict.best else None
         reason = verdict.invalid
@@ -166,9 +166,7 @@ class Evaluator:
         def measured() -> Calibration:
             try:
                 clip = self._talking(genuine)
-                return calibrate(
-                    clip, judge, self.detector, others=self._other_sounds(item), shifts=self.shifts
-                )
+                return calibrate(clip, judge, others=self._other_sounds(item), shifts=self.shifts)
             except (LatentSyncError, OSError) as error:
                 return Calibration(genuine, judge.name, invalid=_one_line(error))
 

@@ -85,6 +85,9 @@ def _clip(row: ClipRow) -> str:
     ]
     sheet = contact_sheet(row)
     picture = "" if sheet is None else f'<p><img alt="contact sheet" src="{inline_jpeg(sheet)}"></p>'
+    if row.against_reference or row.against_source:
+        above = "reference" if row.against_reference else "source"
+        picture += f"<p class=quiet>above: the {above}, below: the result</p>"
     return (
         f"<section><h2>{escape(item.result.name)}</h2><p class=quiet>{escape(about)}</p>{''.join(reasons)}"
         f"{picture}<div class=side><table>{''.join(numbers)}</table>"

@@ -15,7 +15,7 @@ NAME_WIDTH = 32
 TITLES = {  # of the numbers that have no judge's name before them
     "lip_aperture_r": "lips' opening against the true lips, r at the best lag",
     "lip_width_r": "lips' width against the true lips, r at the best lag",
-    "lip_partial_r": "the same of the opening, loudness taken out of both",
+    "lip_partial_r": "lips' opening, loudness taken out of both",
     "lip_opening_ratio": "how far the lips open, 1 = as the true ones",
     "lip_own_r": "control: r against the source's own lips",
     "lip_wrong_r": "control: r against the lips of another moment",

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from latentsync.errors import LatentSyncError
-from latentsync.face.detect import Detector
 from latentsync.sync.judge import SAMPLES_PER_FRAME, Judge, SyncScore
 from latentsync.sync.talking_clip import TalkingClip
 from latentsync.sync.verdict import no_face, one_line, score_track, worth_judging
@@ -53,7 +52,6 @@ class Calibration:
 def calibrate(
     clip: TalkingClip,
     judge: Judge,
-    detector: Detector,
     *,
     others: Sequence[Tensor] = (),
     shifts: Sequence[int] = SHIFTS_FRAMES,
