@@ -4,7 +4,7 @@
     python eval/evaluate.py --results_dir results --references_dir originals
     python eval/evaluate.py --list clips.jsonl --judge syncnet --judge embedded=checkpoints/syncnet-tiny
 
-A job's report beside a result (scripts/inference.py --report) names its source and sound; so do the lines of
+A job's report beside a result (scripts/inference.py --profile) names its source and sound; so do the lines of
 --list, {"result", "source", "sound", "reference"}. Every judge is first tried on the genuine clip, and where
 it fails its numbers are invalid. docs/evaluation.md says what each number means. The exit code is 2 when
 numbers of a clip are invalid; the others are still told.

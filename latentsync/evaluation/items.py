@@ -10,7 +10,7 @@ from latentsync.errors import FootageError, MediaError
 from latentsync.media import check_soundtrack
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".mpg", ".mpeg", ".webm", ".m4v")
-REPORT = ".report.json"  # beside a result, as scripts/inference.py --report leaves it
+REPORT = ".report.json"  # beside a result, as scripts/inference.py --profile leaves it
 
 
 @dataclass(frozen=True)
