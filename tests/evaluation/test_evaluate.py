@@ -17,7 +17,7 @@ from latentsync.media import VideoReader, read_audio
 from latentsync.preprocess.talker import DrawnTalker, write_talker
 
 ROOT = Path(__file__).parents[2]
-FRAMES = 75
+FRAMES = 60
 
 
 @pytest.fixture(scope="module")

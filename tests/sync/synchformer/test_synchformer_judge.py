@@ -39,7 +39,7 @@ def test_several_sounds_and_what_it_wants(seen):
     with pytest.raises(ValueError, match="fewer than 16 frames"):
         judge.score(clip.frames[:10], clip.waveform)
     with pytest.raises(ValueError, match="pass one for offsets"):
-        SynchformerJudge(tiny_synchformer(classes=2))
+        SynchformerJudge(tiny_synchformer(head="sync_head", classes=2))
 
 
 def test_a_scene_is_seen_as_its_own_reader_shows_it(seen):
