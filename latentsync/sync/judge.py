@@ -67,11 +67,13 @@ class Judge(ABC):
 
     `name` is how command lines call it, `face_cut` which pictures it wants, `min_frames` the shortest run
     whose score means anything (a shorter one is scored as long as there is anything to compare).
+    `tolerance_frames`: a known shift counts as found within so many.
     """
 
     name: str
     face_cut: FaceCut
     min_frames: int
+    tolerance_frames: int = 1
 
     def score(self, faces: Faces, waveform: Tensor) -> SyncScore:
         """Compare `faces` with the `waveform` (T,), float in [-1, 1], that begins with the first of them.

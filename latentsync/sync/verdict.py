@@ -81,18 +81,19 @@ class ShiftVerdict:
         )
 
 
-def judge_clip(video: str | Path, judge: Judge, detector: Detector) -> ClipVerdict:
-    """Every face of a video by `judge`. What is wrong with the video becomes `invalid`, nothing is raised for
-    it.
+def judge_clip(video: str | Path | TalkingClip, judge: Judge, detector: Detector) -> ClipVerdict:
+    """Every face of a video, or of one that was opened already, by `judge`. What is wrong with the video
+    becomes `invalid`, nothing is raised for it.
     """
-    video = Path(video)
+    opened = video if isinstance(video, TalkingClip) else None
+    video = video.path if isinstance(video, TalkingClip) else Path(video)
     try:
-        clip = open_talking_clip(video, detector)
-        tracks = _worth_judging(clip, judge.min_frames)
+        clip = opened or open_talking_clip(video, detector)
+        tracks = worth_judging(clip, judge.min_frames)
         verdicts = tuple(_judge_track(clip, track, judge) for track in tracks)
     except (LatentSyncError, OSError) as error:
-        return ClipVerdict(video, judge.name, invalid=_one_line(error))
-    invalid = "" if any(v.score for v in verdicts) else verdicts[0].invalid if verdicts else _no_face(clip)
+        return ClipVerdict(video, judge.name, invalid=one_line(error))
+    invalid = "" if any(v.score for v in verdicts) else verdicts[0].invalid if verdicts else no_face(clip)
     return ClipVerdict(video, judge.name, verdicts, invalid, clip.notes)
 
 
@@ -104,22 +105,22 @@ def shift_test(video: str | Path, judge: Judge, detector: Detector, shifts: Sequ
     video, reach = Path(video), max(map(abs, shifts), default=0)
     try:
         clip = open_talking_clip(video, detector)
-        tracks = _worth_judging(clip, judge.min_frames + 2 * reach)
+        tracks = worth_judging(clip, judge.min_frames + 2 * reach)
         if not tracks:
-            return ShiftVerdict(video, judge.name, tuple(shifts), invalid=_no_face(clip))
+            return ShiftVerdict(video, judge.name, tuple(shifts), invalid=no_face(clip))
         track = max(tracks, key=lambda track: track.frames)
         stop = min(track.stop, len(clip.waveform) // SAMPLES_PER_FRAME)
         shown = range(track.start + reach, stop - reach)
         sounds = [clip.sound(shown.start + k, shown.stop + k) for k in (0, *shifts)]
-        scores, reason = _scored(clip, track, judge, shown, sounds)
+        scores, reason = score_track(clip, track, judge, shown, sounds)
     except (LatentSyncError, OSError) as error:
-        return ShiftVerdict(video, judge.name, tuple(shifts), invalid=_one_line(error))
+        return ShiftVerdict(video, judge.name, tuple(shifts), invalid=one_line(error))
     if reason:
         return ShiftVerdict(video, judge.name, tuple(shifts), invalid=reason)
     return ShiftVerdict(video, judge.name, tuple(shifts), scores[0], tuple(scores[1:]))
 
 
-def _worth_judging(clip: TalkingClip, min_frames: int) -> list[FaceTrack]:
+def worth_judging(clip: TalkingClip, min_frames: int) -> list[FaceTrack]:
     """The tracks that are long enough; where none is, the longest, for its reason."""
     long = [track for track in clip.tracks if track.frames >= min_frames]
     return long or sorted(clip.tracks, key=lambda track: -track.frames)[:1]
@@ -127,17 +128,26 @@ def _worth_judging(clip: TalkingClip, min_frames: int) -> list[FaceTrack]:
 
 def _judge_track(clip: TalkingClip, track: FaceTrack, judge: Judge) -> TrackVerdict:
     shown = range(track.start, track.stop)
-    scores, reason = _scored(clip, track, judge, shown, [clip.sound(shown.start, shown.stop)])
+    scores, reason = score_track(clip, track, judge, shown, [clip.sound(shown.start, shown.stop)])
     x0, y0, x1, y1 = np.median(track.boxes, axis=0).round().astype(int).tolist()
     return TrackVerdict(
         track.start / FPS, track.stop / FPS, (x0, y0, x1, y1), None if reason else scores[0], reason
     )
 
 
-def _scored(
-    clip: TalkingClip, track: FaceTrack, judge: Judge, shown: range, sounds: list[Tensor]
+def score_track(
+    clip: TalkingClip,
+    track: FaceTrack,
+    judge: Judge,
+    shown: range,
+    sounds: Sequence[Tensor],
+    *,
+    controls: Sequence[Tensor] = (),
 ) -> tuple[list[SyncScore], str]:
-    """A track's frames `shown` with each of some sounds, or the reason why they cannot be judged."""
+    """A track's frames `shown` with each of some sounds, or the reason why they cannot be judged.
+
+    `controls` are scored after them whatever they are, silence too.
+    """
     rules = Rules(judge.min_frames)
     if track.size_px < MIN_FACE_PX:
         return [], f"the face is too small: {track.size_px:.0f} px, {MIN_FACE_PX} px needed"
@@ -152,7 +162,7 @@ def _scored(
     if against := rules.reason_against(facts):
         return [], f"{against[0]}: {against[1]}"
     faces = CutFaces(clip, track, judge.face_cut, shown)
-    scores = judge.score_sounds(faces, sounds)
+    scores = judge.score_sounds(faces, [*sounds, *controls])
     seen = ClipFacts(
         facts.frames, facts.samples, facts.side, facts.loudness_db, faces.brightness, faces.motion
     )
@@ -166,7 +176,7 @@ def _loudness_db(sound: Tensor) -> float:
     return 20 * math.log10(rms) if rms else -math.inf
 
 
-def _no_face(clip: TalkingClip) -> str:
+def no_face(clip: TalkingClip) -> str:
     return f"no face found in {clip.frames} frames"
 
 
@@ -175,5 +185,5 @@ def _sureness(track: TrackVerdict) -> float:
     return track.score.confidence * math.sqrt(seconds) if track.score else -math.inf
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
