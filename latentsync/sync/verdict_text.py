@@ -72,8 +72,15 @@ def shift_row(verdict: ShiftVerdict) -> str:
 
 
 def shift_summary(verdicts: Sequence[ShiftVerdict]) -> str:
-    """How often a known shift was found to within a frame, and how far off the findings were."""
-    errors = [abs(error) for verdict in verdicts for error in verdict.errors if error is not None]
+    """How often a known shift was found to within a frame, and how far off the findings were; a shift of 0,
+    which is found by definition, does not count.
+    """
+    errors = [
+        abs(error)
+        for verdict in verdicts
+        for shift, error in zip(verdict.shifts, verdict.errors, strict=False)
+        if error is not None and shift != 0
+    ]
     if not errors:
         return f"none of {len(verdicts)} videos could be judged"
     found = sum(error <= TOLERANCE_FRAMES for error in errors)

@@ -136,10 +136,10 @@ def test_a_file_that_is_no_video_is_a_row_too(tmp_path, judge, detector):
 
 def test_known_shifts_are_found_relative_to_the_clips_own_offset(tmp_path, judge, detector):
     path = write_lit(tmp_path / "a.mp4", frames=90, offset=2)
-    verdict = shift_test(path, judge, detector, (-8, -3, 5, 12))
-    assert verdict.own.offset_frames == 2 and verdict.errors == (0, 0, 0, 0)
-    assert "-8 -> -8, -3 -> -3, +5 -> +5, +12 -> +12" in shift_row(verdict)
-    assert json.loads(shift_json(verdict))["shifts"] == {"-8": -6, "-3": -1, "5": 7, "12": 14}
+    verdict = shift_test(path, judge, detector, (-8, -3, 0, 5, 12))
+    assert verdict.own.offset_frames == 2 and verdict.errors == (0, 0, 0, 0, 0)
+    assert "-8 -> -8, -3 -> -3, +0 -> +0, +5 -> +5, +12 -> +12" in shift_row(verdict)
+    assert json.loads(shift_json(verdict))["shifts"] == {"-8": -6, "-3": -1, "0": 2, "5": 7, "12": 14}
     beyond = shift_test(path, judge, detector, (-8, 14))
     assert beyond.errors == (0, None) and "+14 out of reach" in shift_row(beyond)
     short = shift_test(write_lit(tmp_path / "b.mp4", frames=40), judge, detector, (12,))
