@@ -7,7 +7,7 @@ face that was put back beside its place counts as wrong. The files are read twic
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -112,13 +112,12 @@ def compare_pictures(
         outside.add(ours, theirs)
         for meter in seams:
             meter.add(ours, theirs)
-        for place, number in enumerate(numbers):
-            if number != last + 1 or truth.shots[number] != truth.shots[last]:
+        for run in _runs(numbers, truth.shots):
+            if numbers[run.start] != last + 1 or truth.shots[numbers[run.start]] != truth.shots[last]:
                 flicker.pause()
-            flicker.add(ours[place : place + 1], theirs[place : place + 1])
-            last = number
-            if number in wanted:
-                shown.append(torch.stack([theirs[place], ours[place]]))
+            flicker.add(ours[run], theirs[run])
+            last = numbers[run.stop - 1]
+        shown += [torch.stack([theirs[k], ours[k]]) for k, number in enumerate(numbers) if number in wanted]
         distances.add(ours, theirs, numbers)
     return Pictures(
         frames=inside.frames,
@@ -135,6 +134,13 @@ def compare_pictures(
         if shown
         else torch.zeros(0, 2, 3, RESOLUTION, RESOLUTION, dtype=torch.uint8),
     )
+
+
+def _runs(numbers: list[int], shots: np.ndarray) -> list[slice]:
+    """Places in `numbers` of frames that follow each other in one shot."""
+    steps = enumerate(pairwise(numbers), 1)
+    breaks = [k for k, (a, b) in steps if b != a + 1 or shots[a] != shots[b]]
+    return [slice(start, stop) for start, stop in pairwise([0, *breaks, len(numbers)])]
 
 
 class _LpipsMean:

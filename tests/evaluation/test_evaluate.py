@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     mouth = ((x - 128) ** 2 + (y - 150) ** 2 < 36**2)[:, :, None]
     faulty = [(image + (k % 2 * 50 * mouth)).clip(0, 255).astype(np.uint8) for k, image in enumerate(images)]
     write_video(folder / "faulty.mp4", faulty, **write)
-    write_video(folder / "nobody.mp4", square_images(FRAMES, width=256, height=256), **write)
+    write_video(folder / "nobody.mp4", square_images(12, width=256, height=256), **write)
     write_video(folder / "silent.mp4", images)
     return folder
 
@@ -62,10 +62,8 @@ def test_a_clip_as_it_was_has_the_best_of_all_numbers(rows):
     judged = rows["same"].judged[0]
     own = judged.calibration.own
     assert judged.score is not None and own is not None
-    assert judged.score.offset_frames == own.offset_frames
-    assert judged.calibration.found_shifts == pytest.approx(judged.calibration.shifts, abs=1)
-    if not judged.invalid:
-        assert numbers["loudness.confidence"] == judged.score.confidence
+    assert abs(judged.score.offset_frames - own.offset_frames) <= 1
+    assert numbers["loudness.confidence"] == (None if judged.invalid else judged.score.confidence)
 
 
 def test_faults_are_seen_where_they_are(rows):
