@@ -319,7 +319,7 @@ def test_wrong_arguments_are_refused_in_words(frame_pipeline):
     faces, windows = faces_and_windows(frame_pipeline, 3)
     with pytest.raises(ValueError, match="3 faces with 2"):
         frame_pipeline(faces, windows[:2])
-    with pytest.raises(ValueError, match="steps must be at least 1"):
+    with pytest.raises(ValueError, match="inference steps must be in"):
         frame_pipeline(faces, windows, num_inference_steps=0)
     with pytest.raises(ValueError, match="guidance"):
         frame_pipeline(faces, windows, guidance_scale=-1.0)
