@@ -54,6 +54,13 @@ WRONG_INPUT = {
     "scripts/train_vae.py": ["--config", "no.yaml"],
     "eval/cross_dub.py": ["--pairs_dir", "no_clips"],
     "eval/sync_conf.py": ["--videos_dir", "no_clips"],
+    "eval/evaluate.py": ["--list", "no.jsonl"],
+    "eval/offset.py": ["--ckpt", "no.pt", "--video_path", "no.mp4"],
+    "eval/synchformer.py": ["--ckpt", "no.pt", "--vids_path", "no_clips"],
+    "eval/syncnet_acc.py": ["--syncnet", "no.pt", "--data", "no_clips"],
+    "scripts/synchformer_example.py": ["--ckpt", "no.pt", "--vid_path", "no.mp4", "--offset_sec", "0.2"],
+    "scripts/train_synchformer.py": ["--config", "no.yaml"],
+    "scripts/train_syncnet.py": ["--config_path", "no.yaml"],
 }
 
 

@@ -151,15 +151,6 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(train):
 
 
 @pytest.mark.slow
-def test_stage_two_learns_to_tell_offsets_of_talkers(train):
-    """Made talkers whose mouths follow their voices: well above chance after a minute."""
-    loop = {"batch_size": 12, "steps": 150, "learning_rate": 3e-3, "save_every": 75, "log_every": 25}
-    run = train("sync", "learns", model={"is_trainable": True}, loop=loop, data={"iter_times": 10})
-    tested = json.loads((run / "results.json").read_text())["test"]
-    assert tested["accuracy_1"] > 0.4  # chance: 0.2
-
-
-@pytest.mark.slow
 def test_gathered_segments_are_told_apart_as_by_one_process(tmp_path):
     """Two processes with half of the batch each have the gradients of one with all of it."""
     command = [sys.executable, str(Path(__file__).with_name("contrast_run.py")), str(tmp_path)]
