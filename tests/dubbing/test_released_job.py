@@ -36,7 +36,9 @@ def upstream_flags(released: Path, clips: Path, output: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("script", ["inference.py", "inference_profiler_optimized.py"])
+@pytest.mark.parametrize(
+    "script", ["inference.py", pytest.param("inference_profiler_optimized.py", marks=pytest.mark.slow)]
+)
 def test_upstreams_command_line_runs_unchanged(released, clips, tmp_path, script):
     output = tmp_path / "out.mp4"
     command = [sys.executable, SCRIPTS / script, *upstream_flags(released, clips, output)]
