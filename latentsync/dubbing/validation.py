@@ -7,36 +7,32 @@ step-<n>.png, a row of frames.
 import logging
 import math
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from PIL import Image
-from torch import Tensor
 
 from latentsync.audio.loudness import log_energy
 from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.diffusion.released_config import ReleasedConfig
 from latentsync.diffusion.stage_parts import syncnet_at_hand
 from latentsync.dubbing.job import dub
-from latentsync.dubbing.redraw import face_matrix
-from latentsync.dubbing.sync_reading import NOTHING, SyncJudge, syncnet_judge
 from latentsync.errors import FaceNotFound, MediaError
-from latentsync.face import MediaPipeDetector, align, normalize, track
+from latentsync.face import MediaPipeDetector
 from latentsync.face.detect import Detector
-from latentsync.media import VideoReader, read_audio, resample
+from latentsync.media import VideoReader, read_audio
 from latentsync.quality.aperture import LipTrack, pearson
 from latentsync.quality.cross_dub import FPS, measure_clip, ping_pong
+from latentsync.sync.judge import Judge
+from latentsync.sync.stable_judge import StableSyncNetJudge
+from latentsync.sync.verdict import judge_clip
 from latentsync.training import log_pictures
 
 Validation = Callable[[LipsyncPipeline, int], Mapping[str, float]]
 Show = Callable[[np.ndarray, int], None]  # pictures uint8 (N, H, W, 3), step
 FOLDER = "validation"
 PICTURES, PICTURE_HEIGHT = 6, 256
-JUDGED_SIDE = 256  # px of the faces that a judge of sync is given
-SAMPLES_PER_FRAME = 640
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +45,7 @@ def validation_of(config: ReleasedConfig, accelerator: Accelerator) -> Validatio
     if not data.val_video_path or not data.val_audio_path or not accelerator.is_main_process:
         return None
     syncnet = syncnet_at_hand(config)
-    judge = None if syncnet is None else syncnet_judge(syncnet.to(accelerator.device))
+    judge = None if syncnet is None else StableSyncNetJudge(syncnet, device=accelerator.device)
     return dub_validation(
         Path(data.val_video_path),
         Path(data.val_audio_path),
@@ -60,7 +56,7 @@ def validation_of(config: ReleasedConfig, accelerator: Accelerator) -> Validatio
 
 
 def dub_validation(
-    video: Path, audio: Path, folder: Path, *, judge: SyncJudge | None = None, show: Show | None = None
+    video: Path, audio: Path, folder: Path, *, judge: Judge | None = None, show: Show | None = None
 ) -> Validation:
     """A function that dubs `video` with `audio` into `folder`, tells numbers and shows pictures.
 
@@ -90,8 +86,7 @@ def dub_validation(
         with MediaPipeDetector() as detector:
             numbers = lip_numbers(measure_clip(result, detector), own, truth, waveform)
             if judge is not None:
-                offset, confidence = judged(result, waveform, detector, judge)
-                numbers |= {"sync_confidence": confidence, "sync_offset_frames": offset}
+                numbers |= sync_numbers(result, judge, detector)
         return numbers
 
     return validate
@@ -113,29 +108,14 @@ def lip_numbers(
     return numbers
 
 
-def judged(video: Path, waveform: np.ndarray, detector: Detector, judge: SyncJudge) -> tuple[float, float]:
-    """Offset in frames and confidence of the longest run of frames in which a face is seen."""
-    faces, first = longest_run(video, detector)
-    if faces is None:
-        return NOTHING
-    return judge(faces, torch.from_numpy(waveform[first * SAMPLES_PER_FRAME :]))
-
-
-def longest_run(video: Path, detector: Detector) -> tuple[Tensor | None, int]:
-    """Aligned faces (F, 3, R, R) in [-1, 1] at 25 fps of the longest run of frames with one, and the first of
-    them; None without a face.
-    """
-    runs: list[tuple[int, list[Tensor]]] = [(0, [])]
-    with VideoReader(video) as reader:
-        ticks = (tick.frame for tick in resample(reader, Fraction(FPS)))
-        for number, tracked in enumerate(track(ticks, detector)):
-            if tracked.face is None:
-                runs.append((number + 1, []))
-                continue
-            matrix = face_matrix(tracked.face, JUDGED_SIDE)
-            runs[-1][1].append(align([tracked.frame.image], matrix[None], JUDGED_SIDE)[0])
-    first, faces = max(runs, key=lambda run: len(run[1]))
-    return (normalize(torch.stack(faces)), first) if faces else (None, 0)
+def sync_numbers(video: Path, judge: Judge, detector: Detector) -> dict[str, float]:
+    """What a judge says of the face in a result; NaN for one that it cannot judge."""
+    best = judge_clip(video, judge, detector).best
+    score = None if best is None else best.score
+    return {
+        "sync_confidence": math.nan if score is None else score.confidence,
+        "sync_offset_frames": math.nan if score is None else score.offset_frames,
+    }
 
 
 def pictures_of(video: Path, count: int = PICTURES) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch import Tensor
 from latentsync.sync.judge import MAX_OFFSET_FRAMES, SyncScore
 
 FRAMEWISE_MEDIAN = 9  # frames
+LEVELLING_ROUNDS = 3  # rows, then columns; more change the fourth digit
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # of rows (F, D) and (F, D) -> (F,)
 
@@ -35,17 +36,47 @@ def zero_padded_distances(
 def overlapping_distances(
     lips: Tensor, sound: Tensor, *, max_offset: int = MAX_OFFSET_FRAMES, distance: Distance, stride: int = 1
 ) -> Tensor:
-    """The mean distance (2 max_offset + 1,) at each offset, over rows that have their sound; NaN without any.
-
-    Row `i` of `lips` is that of frame i * stride.
+    """Distance of every row of `lips` (N, D) to the sound (F, D) at each offset: (N, 2 max_offset + 1), NaN
+    where there is no sound. Row `i` of `lips` is that of frame i * stride.
     """
     frames = torch.arange(len(lips), device=lips.device) * stride
-    means = []
+    columns = []
     for offset in range(-max_offset, max_offset + 1):
         heard = frames - offset
         inside = (heard >= 0) & (heard < len(sound))
-        means.append(distance(lips[inside], sound[heard[inside]]).mean())
-    return torch.stack(means)
+        column = lips.new_full((len(lips),), torch.nan)
+        column[inside] = distance(lips[inside], sound[heard[inside]])
+        columns.append(column)
+    return torch.stack(columns, dim=1)
+
+
+def levelled_curve(distances: Tensor, *, stride: int = 1) -> Tensor:
+    """The mean at each offset (2 n + 1,) of `overlapping_distances` (N, 2 n + 1), without what comes from
+    single rows; NaN where an offset has none.
+
+    Each offset compares other lips and other sound, for the ends drop out. A silence is unlike all lips and a
+    still mouth unlike all sounds, which would tilt the curve of a short clip. So what a row of lips, or of
+    sound, has in common with itself over the offsets is taken out; the mean of all distances stays.
+    """
+    known = ~distances.isnan()
+    level = distances[known].double().mean()
+    rest = torch.where(known, distances.double() - level, 0.0)
+    rows, columns = distances.shape
+    place = torch.arange(rows, device=distances.device)[:, None] * stride
+    heard = (place + torch.arange(columns - 1, -1, -1, device=distances.device)).flatten()  # from 0 on
+    count = known.double()
+    heard_count = _summed(count, heard).clamp(min=1)
+    for _ in range(LEVELLING_ROUNDS):
+        rest = (rest - rest.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp(min=1)) * count
+        of_sound = _summed(rest, heard) / heard_count
+        rest = (rest - of_sound[heard].view_as(rest)) * count
+    return (level + rest.sum(0) / count.sum(0)).to(distances.dtype)
+
+
+def _summed(values: Tensor, place: Tensor) -> Tensor:
+    """The sum of the values at each place."""
+    sums = values.new_zeros(int(place.max()) + 1)
+    return sums.index_add_(0, place, values.flatten())
 
 
 def score_of(curve: Tensor) -> SyncScore:

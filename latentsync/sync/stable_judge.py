@@ -1,8 +1,8 @@
 """StableSyncNet as a judge: windows of aligned faces slid over windows of mel -> SyncScore.
 
 `F` frames, `D` width. The distance of a pair is 1 - cosine, in [0, 1], and a curve is its mean over the
-windows that have their sound at that offset: nothing is padded. So `min_distance` is comparable between
-clips, which the original SyncNet's is not.
+windows that have their sound at that offset, levelled (`levelled_curve`): nothing is padded. So
+`min_distance` is comparable between clips, which the original SyncNet's is not.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from latentsync.sync.judge import (
     SyncScore,
     batches,
 )
-from latentsync.sync.offset import overlapping_distances, score_of
+from latentsync.sync.offset import levelled_curve, overlapping_distances, score_of
 from latentsync.sync.stable_syncnet import StableSyncNet
 
 BATCH_WINDOWS = 16
@@ -101,15 +101,14 @@ class StableSyncNetJudge(Judge):
         seen = (len(lips) - 1) * self.stride_frames + 1
         sound = self.encode_sound(waveform)[:seen]
         lips = lips[: (len(sound) - 1) // self.stride_frames + 1]
-        return score_of(
-            overlapping_distances(
-                lips,
-                sound,
-                max_offset=min(MAX_OFFSET_FRAMES, (len(lips) - 1) * self.stride_frames),
-                distance=_unlikeness,
-                stride=self.stride_frames,
-            )
+        distances = overlapping_distances(
+            lips,
+            sound,
+            max_offset=min(MAX_OFFSET_FRAMES, (len(lips) - 1) * self.stride_frames),
+            distance=_unlikeness,
+            stride=self.stride_frames,
         )
+        return score_of(levelled_curve(distances, stride=self.stride_frames))
 
     def _frames(self, faces: Tensor) -> Tensor:
         """uint8 faces as the network sees single frames, (F, C, H, W): pixels or latents, half or whole."""

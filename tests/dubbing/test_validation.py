@@ -11,12 +11,26 @@ from scipy.io import wavfile
 from synthetic import write_video
 
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.dubbing.sync_reading import SyncReading
-from latentsync.dubbing.validation import dub_validation, judged, lip_numbers, longest_run
+from latentsync.dubbing.validation import dub_validation, lip_numbers, sync_numbers
 from latentsync.errors import FaceNotFound, MediaError
 from latentsync.face import MediaPipeDetector
 from latentsync.media import VideoReader
 from latentsync.quality.aperture import LipTrack
+from latentsync.sync.face_cut import AlignedCut
+from latentsync.sync.judge import Judge, SyncScore
+
+
+class FixedJudge(Judge):
+    """Finds every sound three frames early, and keeps what it was asked about."""
+
+    name, face_cut, min_frames = "fixed", AlignedCut(96), 8
+
+    def __init__(self):
+        self.heard = []
+
+    def score_sounds(self, faces, waveforms):
+        self.heard += [(torch.cat(list(faces)), len(waveform)) for waveform in waveforms]
+        return [SyncScore(3, 0.5, 0.1) for _ in waveforms]
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +45,7 @@ def talking(tmp_path_factory, clips):
 def test_a_dub_leaves_its_clip_its_pictures_and_its_numbers(model, clips, talking, tmp_path):
     pipeline = LipsyncPipeline.from_pretrained(model, local_files_only=True)
     weights = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
-    shown, heard = [], []
-
-    def judge(faces, waveform):
-        heard.append((faces, waveform))
-        return SyncReading(3.0, 0.5)
-
+    shown, judge = [], FixedJudge()
     folder = tmp_path / "validation"
     show = lambda pictures, step: shown.append((pictures, step))  # noqa: E731
     validate = dub_validation(clips / "face.mp4", talking, folder, judge=judge, show=show)
@@ -53,8 +62,8 @@ def test_a_dub_leaves_its_clip_its_pictures_and_its_numbers(model, clips, talkin
     ((pictures, step),) = shown
     assert step == 40 and pictures.shape == (6, 256, 256, 3) and pictures.dtype == np.uint8
     assert np.array_equal(np.asarray(Image.open(folder / "step-40.png"))[:, :256], pictures[0])
-    ((faces, waveform),) = heard
-    assert faces.shape[1:] == (3, 256, 256) and faces.abs().max() <= 1 and len(waveform) == 6400
+    ((faces, samples),) = judge.heard
+    assert faces.shape == (10, 3, 96, 96) and samples == 6400
     assert all(torch.equal(value, weights[name]) for name, value in pipeline.unet.state_dict().items())
     assert pipeline.unet.dtype == torch.float32
 
@@ -93,15 +102,12 @@ def test_numbers_tell_the_right_mouth_from_the_old_one():
     assert "lip_r" not in lip_numbers(track(truth), track(own), None, waveform)
 
 
-def test_the_longest_run_with_a_face_is_judged_with_its_own_sound(tmp_path):
-    images = [portrait()] * 6 + [empty()] * 6 + [portrait(index / 4) for index in range(14)]
-    video = write_clip(tmp_path / "gap.mp4", images)
+def test_the_face_in_a_result_is_judged_with_the_sound_of_its_file(tmp_path):
+    images = [portrait(index / 4) for index in range(60)]
+    sound = np.random.default_rng(0).normal(0, 0.1, (1, 60 * 640)).astype(np.float32)
+    video = write_video(tmp_path / "talking.mp4", np.stack(images), fps=25, sound=sound, rate=16000)
+    nobody = write_clip(tmp_path / "nobody.mp4", [empty()] * 60)
     with MediaPipeDetector() as detector:
-        faces, first = longest_run(video, detector)
-        assert faces is not None and abs(first - 12) <= 1 and len(faces) + first == 26
-        waveform = np.arange(26 * 640, dtype=np.float32)
-        seen = judged(video, waveform, detector, lambda f, w: SyncReading(float(w[0]) / 640, float(len(f))))
-        assert seen == (first, len(faces))
-        nobody = write_clip(tmp_path / "nobody.mp4", [empty()] * 5)
-        assert longest_run(nobody, detector) == (None, 0)
-        assert all(math.isnan(number) for number in judged(nobody, waveform, detector, lambda *_: None))
+        numbers = sync_numbers(video, FixedJudge(), detector)
+        assert numbers == {"sync_confidence": 0.5, "sync_offset_frames": 3}
+        assert all(math.isnan(number) for number in sync_numbers(nobody, FixedJudge(), detector).values())

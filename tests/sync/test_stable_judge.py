@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from loudness_syncnet import FRAMES, SIDE, loudness_syncnet
 from scipy.ndimage import gaussian_filter1d
@@ -11,6 +12,7 @@ from latentsync.audio.windows import mel_window
 from latentsync.face.mask import normalize
 from latentsync.sync import StableSyncNet
 from latentsync.sync.face_cut import AlignedCut
+from latentsync.sync.offset import levelled_curve, overlapping_distances
 from latentsync.sync.stable_judge import BATCH_WINDOWS, StableSyncNetJudge
 
 TINY = {  # 128 channels, 4 a group: of 2 values the last norm would leave only the signs
@@ -67,6 +69,28 @@ def test_a_shifted_sound_moves_the_offset_by_exactly_the_shift(offset):
     assert score.min_distance < 0.2 and score.confidence > 0.5
     assert len(score.curve) == 31 and score.offsets == range(-15, 16)
     assert score.curve[offset + 15] == score.min_distance == min(score.curve)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_a_curve_is_level_whatever_single_rows_of_lips_or_sound_are_like(stride):
+    """Rows at the ends that are unlike everything, as of a silence, once gave the farthest offset."""
+    generator = torch.Generator().manual_seed(3)
+    mouth = F.normalize(torch.randn(36, 6, generator=generator))
+    lips, sound = mouth[::stride].clone(), mouth.clone()
+    plain = overlapping_distances(lips, sound, max_offset=15, distance=unlikeness, stride=stride)
+    assert plain.shape == (len(lips), 31) and plain[0].isnan().tolist() == [False] * 16 + [True] * 15
+    far = torch.zeros(len(lips), 1)
+    far[: len(lips) // 3] = 3.0
+    tilted = plain + far
+    assert plain.nanmean(dim=0).argmin() == 15 and tilted.nanmean(dim=0).argmin() != 15
+    level, straight = (levelled_curve(d, stride=stride) for d in (plain, tilted))
+    assert level.argmin() == straight.argmin() == 15
+    assert torch.allclose(level - level.mean(), straight - straight.mean(), atol=0.05)
+    assert level.mean() == pytest.approx(float(plain.nanmean()), abs=0.1)
+
+
+def unlikeness(first, second):
+    return 1 - (first * second).sum(dim=1)
 
 
 @pytest.mark.parametrize("stride", [2, 5])
