@@ -29,6 +29,26 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {_one_line(message)}; {hint}\n")
 
 
+class TrainingParser(Parser):
+    """With the flags that every training script has: precision, trackers, and keys of the YAML."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description)
+        self.add_argument(
+            "--mixed_precision",
+            choices=("no", "bf16", "fp16"),
+            help="default: what the YAML or accelerate launch says, or no",
+        )
+        self.add_argument(
+            "--tracker",
+            action="append",
+            default=[],
+            choices=("tensorboard", "wandb"),
+            help="may be given twice; default: log.jsonl alone",
+        )
+        self.add_argument("overrides", nargs="*", help="key=value, over the YAML")
+
+
 def run_command(
     run: Callable[[argparse.Namespace], None], flags: argparse.Namespace, *, interrupted: str = "interrupted"
 ) -> int:

@@ -12,37 +12,25 @@ The same command again goes on where a run was stopped.
 
 import sys
 
-from latentsync.command import Parser
-from latentsync.config import load_config
-from latentsync.sync.synchformer.train_segments import train_segments
-from latentsync.sync.synchformer.train_sync import train_offsets, train_synchronizability
-from latentsync.sync.synchformer.training_config import SynchformerTrainConfig
-from latentsync.training import make_accelerator, run_job
-
-TRAINERS = {
-    "segment_avclip": train_segments,
-    "sync": train_offsets,
-    "ft_synchability": train_synchronizability,
-}
+from latentsync.command import TrainingParser
 
 
 def main() -> int:
-    parser = Parser(__doc__)
+    parser = TrainingParser(__doc__)
     parser.add_argument("--config", required=True, help="YAML of the run (configs/synchformer/)")
-    parser.add_argument(
-        "--mixed_precision",
-        choices=("no", "bf16", "fp16"),
-        help="default: what accelerate launch says, or no",
-    )
-    parser.add_argument(
-        "--tracker",
-        action="append",
-        default=[],
-        choices=("tensorboard", "wandb"),
-        help="may be given twice; default: log.jsonl alone",
-    )
-    parser.add_argument("overrides", nargs="*", help="key=value, over the YAML")
     flags = parser.parse_args()
+
+    from latentsync.config import load_config
+    from latentsync.sync.synchformer.train_segments import train_segments
+    from latentsync.sync.synchformer.train_sync import train_offsets, train_synchronizability
+    from latentsync.sync.synchformer.training_config import SynchformerTrainConfig
+    from latentsync.training import make_accelerator, run_job
+
+    trainers = {
+        "segment_avclip": train_segments,
+        "sync": train_offsets,
+        "ft_synchability": train_synchronizability,
+    }
 
     def job() -> None:
         config = load_config(SynchformerTrainConfig, flags.config, flags.overrides)
@@ -50,7 +38,7 @@ def main() -> int:
         accelerator = make_accelerator(
             config.output, mixed_precision=flags.mixed_precision, trackers=flags.tracker
         )
-        best = TRAINERS[config.kind](config, accelerator)
+        best = trainers[config.kind](config, accelerator)
         accelerator.print(f"best network: {best}")
         accelerator.end_training()
 

@@ -15,22 +15,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from latentsync.command import Parser
-from latentsync.config import load_config
-from latentsync.diffusion.original import open_vae
-from latentsync.errors import ConfigError
-from latentsync.footage.check import check
-from latentsync.footage.listing import all_clips, find_clips
-from latentsync.sync.syncnet_config import SyncNetConfig
-from latentsync.sync.train import RESULT, overfit_one_batch, train_syncnet
-from latentsync.training import choose_precision, make_accelerator, run_job
+from latentsync.command import TrainingParser
 
 FOUND_SOMETHING = 1
 OUTPUT = Path("runs/syncnet")
 
 
 def parse() -> argparse.Namespace:
-    parser = Parser(__doc__)
+    parser = TrainingParser(__doc__)
     parser.add_argument("--config_path", help="YAML of the run (configs/syncnet/); not needed for --check")
     parser.add_argument(
         "--check",
@@ -38,24 +30,16 @@ def parse() -> argparse.Namespace:
         help="examine a folder or list of clips, all its splits, and train nothing",
     )
     parser.add_argument("--overfit", action="store_true", help="learn one batch by heart, no more")
-    parser.add_argument(
-        "--mixed_precision",
-        choices=("no", "bf16", "fp16"),
-        help="default: what accelerate launch or the YAML says",
-    )
-    parser.add_argument(
-        "--tracker",
-        action="append",
-        default=[],
-        choices=("tensorboard", "wandb"),
-        help="may be given twice; default: log.jsonl alone",
-    )
-    parser.add_argument("overrides", nargs="*", help="key=value, over the YAML")
     return parser.parse_args()
 
 
 def examine(flags: argparse.Namespace) -> int:
     """The doctor's report of the footage, on the screen and in files."""
+    from latentsync.config import load_config
+    from latentsync.footage.check import check
+    from latentsync.footage.listing import all_clips, find_clips
+    from latentsync.sync.syncnet_config import SyncNetConfig
+
     config = load_config(SyncNetConfig, flags.config_path, flags.overrides) if flags.config_path else None
     files = all_clips(flags.check)
     if config and (config.data.val_fileslist or config.data.val_data_dir):
@@ -70,6 +54,13 @@ def examine(flags: argparse.Namespace) -> int:
 
 def train(flags: argparse.Namespace) -> int:
     """A run, or one batch of it."""
+    from latentsync.config import load_config
+    from latentsync.diffusion.original import open_vae
+    from latentsync.errors import ConfigError
+    from latentsync.sync.syncnet_config import SyncNetConfig
+    from latentsync.sync.train import RESULT, overfit_one_batch, train_syncnet
+    from latentsync.training import choose_precision, make_accelerator
+
     if not flags.config_path:
         raise ConfigError("--config_path is missing: name a YAML of configs/syncnet, or use --check DATA")
     config = load_config(SyncNetConfig, flags.config_path, flags.overrides)
@@ -91,6 +82,9 @@ def train(flags: argparse.Namespace) -> int:
 
 def main() -> int:
     flags = parse()
+
+    from latentsync.training import run_job
+
     code = 0
 
     def job() -> None:

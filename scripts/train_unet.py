@@ -12,25 +12,15 @@ Started again, the same command goes on where it was stopped or killed. docs/tra
 import argparse
 import sys
 
-from latentsync.command import Parser
-from latentsync.diffusion.stage_config import load_recipe, precision_of
-from latentsync.diffusion.train import TrainUNetConfig, train_unet
-from latentsync.diffusion.train_stages import train_stages
-from latentsync.dubbing.validation import validation_of
-from latentsync.training import make_accelerator, run_job
+from latentsync.command import TrainingParser
 
 
 def parse() -> argparse.Namespace:
-    parser = Parser(__doc__)
+    parser = TrainingParser(__doc__)
     add = parser.add_argument
     add("--unet_config_path", required=True, help="YAML of the run (configs/unet/)")
-    precisions = ("no", "bf16", "fp16")
-    add("--mixed_precision", choices=precisions, help="default: what accelerate launch says, or no")
-    trackers = ("tensorboard", "wandb")
-    add("--tracker", action="append", default=[], choices=trackers, help="may be given twice; default: none")
     add("--lora_rank", type=int, help="two stages: LoRA of this rank on the attention (default: none)")
     add("--export_upstream", action="store_true", help="two stages: also upstream's latentsync_unet.pt")
-    add("overrides", nargs="*", help="key=value, over the YAML")
     return parser.parse_args()
 
 
@@ -42,6 +32,12 @@ def stage_overrides(flags: argparse.Namespace) -> list[str]:
 
 def main() -> int:
     flags = parse()
+
+    from latentsync.diffusion.stage_config import load_recipe, precision_of
+    from latentsync.diffusion.train import TrainUNetConfig, train_unet
+    from latentsync.diffusion.train_stages import train_stages
+    from latentsync.dubbing.validation import validation_of
+    from latentsync.training import make_accelerator, run_job
 
     def job() -> None:
         config = load_recipe(flags.unet_config_path, [*flags.overrides, *stage_overrides(flags)])
