@@ -82,7 +82,9 @@ def told_in_one_line(work: Callable[[], None], mendable: tuple[type[Exception], 
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once: threads that were interrupted in C++ code must not abort the exit."""
+    """End the process at once: threads that were interrupted in C++ code must not abort the exit, nor gloo's
+    hang it (in PyTorch 2.13 it waits for the interpreter, which waits for it).
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

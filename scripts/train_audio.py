@@ -4,9 +4,7 @@ accelerate launch scripts/train_audio.py --config configs/audio_encoder/tiny.yam
 output=runs/audio
 """
 
-import sys
-
-from latentsync.command import TrainingParser
+from latentsync.command import TrainingParser, leave
 
 
 def main() -> int:
@@ -31,4 +29,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -10,9 +10,7 @@
 The same command again goes on where a run was stopped.
 """
 
-import sys
-
-from latentsync.command import TrainingParser
+from latentsync.command import TrainingParser, leave
 
 
 def main() -> int:
@@ -46,4 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

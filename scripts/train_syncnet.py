@@ -12,10 +12,9 @@ the network knows it by heart, or says what is broken. Both end with exit code 1
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from latentsync.command import TrainingParser
+from latentsync.command import TrainingParser, leave
 
 FOUND_SOMETHING = 1
 OUTPUT = Path("runs/syncnet")
@@ -95,4 +94,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -10,9 +10,8 @@ Started again, the same command goes on where it was stopped or killed. docs/tra
 """
 
 import argparse
-import sys
 
-from latentsync.command import TrainingParser
+from latentsync.command import TrainingParser, leave
 
 
 def parse() -> argparse.Namespace:
@@ -61,4 +60,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -3,9 +3,7 @@
 accelerate launch scripts/train_vae.py --config configs/vae/tiny.yaml data=data/packed output=runs/vae
 """
 
-import sys
-
-from latentsync.command import TrainingParser
+from latentsync.command import TrainingParser, leave
 
 
 def main() -> int:
@@ -30,4 +28,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -4,13 +4,14 @@ Which of the published networks a file holds is read off its tensors: configs/sy
 names and shapes.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentsync.checkpoint import assign_exactly, check_stored, first_line, read_json, read_weights
 from latentsync.config import load_config
@@ -21,6 +22,8 @@ from latentsync.sync.wav2lip_syncnet import Wav2LipSyncNet
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "syncnet"
 CONFIG_FILE = "config.json"
+
+logger = logging.getLogger(__name__)
 
 SyncNetwork = StableSyncNet | Wav2LipSyncNet
 Network = TypeVar("Network", StableSyncNet, Wav2LipSyncNet)
@@ -63,7 +66,8 @@ def open_any_syncnet(place: str | Path, config: str | Path | None = None) -> Syn
 
 
 def load_weights(network: SyncNetwork, place: str | Path) -> None:
-    """Give `network` the tensors of a folder that we saved or of a file like upstream's, strictly.
+    """Give `network` the tensors of a folder that we saved or of a file like upstream's, strictly; a network
+    that is narrower, and has the same layers, gets the first channels of each level, and the log says so.
 
     Raises: FileNotFoundError; CheckpointError for tensors of another network.
     """
@@ -72,7 +76,30 @@ def load_weights(network: SyncNetwork, place: str | Path) -> None:
         tensors = _open_folder(place, type(network)).state_dict()  # pyright: ignore[reportArgumentType]
     else:
         tensors = read_weights(place).tensors
+    tensors = _first_channels(tensors, network, place)
     assign_exactly(network, tensors, place, source="a run with this configuration")
+
+
+def _first_channels(tensors: Mapping[str, Tensor], network: nn.Module, place: Path) -> Mapping[str, Tensor]:
+    """What a narrower `network` has room for; the tensors as they are where it is no part of theirs."""
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if shapes.keys() != tensors.keys() or not all(
+        _has_room(tensors[n], shape) for n, shape in shapes.items()
+    ):
+        return tensors
+    cut = {
+        name: tensors[name][tuple(slice(size) for size in shape)].clone() for name, shape in shapes.items()
+    }
+    if narrowed := sum(tensors[name].shape != tensor.shape for name, tensor in cut.items()):
+        logger.info("%s is wider: %d of %d tensors give their first channels", place, narrowed, len(cut))
+    return cut
+
+
+def _has_room(tensor: Tensor, shape: torch.Size) -> bool:
+    """Whether a tensor of that shape can be cut out of `tensor`."""
+    return tensor.ndim == len(shape) and all(
+        there >= here for there, here in zip(tensor.shape, shape, strict=True)
+    )
 
 
 def _build(path: Path) -> SyncNetwork:

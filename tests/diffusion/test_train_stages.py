@@ -90,17 +90,17 @@ def predict(unet):
 
 
 def told_by_all(unet, config, folder):
-    """Every loss of stage 2, of one batch and the same 4 draws of noise and times for every network."""
+    """Every loss of stage 2, of one batch and the same 3 draws of noise and times for every network."""
     files = find_files(config, with_initial=False)
     teachers = open_teachers(config, files, open_stage_vae(files.vae, config))
     encoder = open_audio_encoder(files.audio_encoder, 16)
     footage = open_footage(config, encoder, folder, Accelerator(cpu=True))
-    batch = collate([footage[(9, index)] for index in range(3)])
+    batch = collate([footage[(9, index)] for index in range(2)])
     supervision = dataclasses.replace(supervision_of(config), audio_dropout=0.0)
     with torch.no_grad():
         draws = [
             stage_losses(unet, batch, teachers, supervision, torch.Generator().manual_seed(seed))
-            for seed in range(4)
+            for seed in range(3)
         ]
     return {name: float(sum(draw[name] for draw in draws)) for name in draws[0]}
 
@@ -113,9 +113,9 @@ def test_stage_1_then_stage_2_and_their_losses_fall(script, inputs, tmp_path):
         f"weights.vae={ROOT / 'checkpoints' / 'latentsync-tiny' / 'vae'}",
         "model.in_channels=49",
         "model.out_channels=16",
-        "data.batch_size=2",
-        "optimizer.lr=3e-3",
-        "run.perceptual_loss_weight=1",
+        "data.batch_size=1",
+        "optimizer.lr=4e-3",
+        "run.perceptual_loss_weight=2",
         "run.trepa_loss_weight=30",
         "run.sync_loss_weight=0.2",
         "train.ema_decay=0.9",
@@ -125,9 +125,9 @@ def test_stage_1_then_stage_2_and_their_losses_fall(script, inputs, tmp_path):
     recon = losses_of(one, "recon")
     assert len(recon) == 60 and sum(recon[-10:]) < 0.8 * sum(recon[:10])
     first = f"ckpt.resume_ckpt_path={one / 'latentsync_unet.pt'}"
-    steps = ("run.max_train_steps=40", "ckpt.save_ckpt_steps=40", f"data.train_output_dir={two}")
+    steps = ("run.max_train_steps=25", "ckpt.save_ckpt_steps=25", f"data.train_output_dir={two}")
     assert script(inputs, first, *changes, *steps)[0] == 0
-    assert len(losses_of(two, "trepa")) == 40 and (two / "losses.png").is_file()
+    assert len(losses_of(two, "trepa")) == 25 and (two / "losses.png").is_file()
     pipeline = LipsyncPipeline.from_pretrained(two / "pipeline", local_files_only=True)
     assert pipeline.unet.has_motion and pipeline.resolution == 64 and pipeline.window == 16
     config = load_recipe(str(inputs), [*changes, first])

@@ -39,6 +39,7 @@ def main(folder: Path) -> None:
     gradients = [parameter.grad for parameter in accelerator.unwrap_model(model).parameters()]
     told = {"loss": accelerator.gather(loss.detach()[None]), "gradients": gradients}
     torch.save(told, folder / f"rank-{accelerator.process_index}.pt")
+    accelerator.wait_for_everyone()  # freed right after a gather, gloo of PyTorch 2.13 may wait for itself
     accelerator.end_training()
 
 

@@ -142,13 +142,22 @@ def test_wav2lip_is_trained_and_opened(tmp_path):
         configured(tmp_path, packed, model={"wav2lip": {}}).build()
 
 
-def test_weights_to_start_from_must_fit(packed, tmp_path):
+def test_weights_to_start_from_must_fit(packed, tmp_path, caplog):
     train_syncnet(configured(tmp_path, packed, run={"max_train_steps": 1}), Accelerator(cpu=True))
     start = {"resume_ckpt_path": str(tmp_path / "run/syncnet")}
     from latentsync.sync.train import build
 
     network = build(configured(tmp_path / "next", packed, ckpt=start))
     assert torch.equal(weights(network), weights(open_syncnet(tmp_path / "run/syncnet")))
+    last = "visual_encoder.down_blocks.2.conv2.weight"
+    lean = {
+        name: model | {"block_out_channels": [*model["block_out_channels"][:-1], 96]}
+        for name, model in MODEL.items()
+    }
+    with caplog.at_level("INFO"):
+        narrow = build(configured(tmp_path / "narrow", packed, ckpt=start, model=lean)).state_dict()
+    assert torch.equal(narrow[last], network.state_dict()[last][:96, :96])
+    assert "is wider" in caplog.text and "give their first channels" in caplog.text
     other = MODEL | {"visual_encoder": MODEL["visual_encoder"] | {"block_out_channels": [32, 64, 64]}}
     with pytest.raises(CheckpointError, match=r"has shape|do not fit"):
         build(configured(tmp_path / "other", packed, ckpt=start, model=other))

@@ -107,6 +107,7 @@ def main(folder):
         "stopped": stopped(folder / "stopped", accelerator),
     }
     (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(told))
+    accelerator.wait_for_everyone()  # freed right after a gather, gloo of PyTorch 2.13 may wait for itself
     accelerator.end_training()
 
 
