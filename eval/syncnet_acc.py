@@ -4,7 +4,8 @@
     python eval/syncnet_acc.py --syncnet checkpoints/stable_syncnet.pt --fileslist val.txt
 
 Half of the windows have the faces of another time of the clip (or of another clip, --other_clip_share), at
-least --min_shift frames away; a cosine above 0.5 says "in sync". A table, then one JSON line.
+least --min_shift frames away; a cosine above 0.5 says "in sync". With --windows 3 the mean cosine of three
+windows, five frames apart, decides: a second of speech instead of 0.64 s. A table, then one JSON line.
 """
 
 import argparse
@@ -22,8 +23,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="", help="packed collection, or folder of videos of aligned faces")
     parser.add_argument("--fileslist", default="", help="text file, a clip a line; wins over --data")
     parser.add_argument("--split", default="val", help="of a packed collection (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=2048, help="windows (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=2048, help="questions (default: %(default)s)")
     parser.add_argument("--min_shift", type=int, default=1, help="frames (default: %(default)s, as upstream)")
+    parser.add_argument("--windows", type=int, default=1, help="an answer takes (default: %(default)s)")
     parser.add_argument("--other_clip_share", type=float, default=0.0, help="of wrong windows")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
@@ -31,7 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path("runs/syncnet_acc"), help="of mel and surveys")
     parser.add_argument("--json", action="store_true", help="the JSON line alone")
     flags = parser.parse_args()
-    for name, least in (("samples", 1), ("min_shift", 1), ("batch_size", 1)):
+    for name, least in (("samples", 1), ("min_shift", 1), ("windows", 1), ("batch_size", 1)):
         if getattr(flags, name) < least:
             parser.error(f"--{name} is {getattr(flags, name)}, expected {least} or more")
     return flags
@@ -42,7 +44,7 @@ def run(flags: argparse.Namespace) -> None:
     from latentsync.device import pick_device
     from latentsync.diffusion.original import open_vae
     from latentsync.footage.listing import find_clips
-    from latentsync.sync.accuracy import measure_accuracy
+    from latentsync.sync.accuracy import measure_accuracy, stretch_frames
     from latentsync.sync.open_syncnet import open_any_syncnet
     from latentsync.sync.syncnet_config import of_network
     from latentsync.sync.train import Library, Viewer
@@ -64,12 +66,13 @@ def run(flags: argparse.Namespace) -> None:
     vae = open_vae(flags.vae) if config.data.latent_space else None
     found = measure_accuracy(
         syncnet,
-        Library(config).windows_to_ask(clips),
+        Library(config).windows_to_ask(clips, frames=stretch_frames(config.data.num_frames, flags.windows)),
+        frames=config.data.num_frames,
         samples=flags.samples,
         batch_size=flags.batch_size,
         see=Viewer(config, device, vae),
     )
-    line = json.dumps({"syncnet": flags.syncnet, **found.as_dict()})
+    line = json.dumps({"syncnet": flags.syncnet, "windows_an_answer": flags.windows, **found.as_dict()})
     print(line if flags.json else f"{found.table()}\n{line}")
 
 

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from latentsync.audio.mel import SYNCNET_COLUMNS_PER_SECOND
+from latentsync.audio.windows import SYNCNET_FPS, mel_columns
 from latentsync.footage.sync_windows import SyncWindows
-from latentsync.sync.losses import agreement, pair_loss
+from latentsync.sync.losses import agreement, cosine_loss
 
 THRESHOLD = 0.5
+STEP_FRAMES = 5  # between the windows of one question: 16 columns of mel, a whole number
 QUANTILE_95 = 1.96
 
 See = Callable[[Tensor], Tensor]  # faces (B, 3 F, H, R) -> what the network takes, on its device
@@ -112,22 +115,45 @@ class Accuracy:
 
 @torch.no_grad()
 def measure_accuracy(
-    syncnet: nn.Module, windows: SyncWindows, *, samples: int, batch_size: int, see: See
+    syncnet: nn.Module,
+    windows: SyncWindows,
+    *,
+    samples: int,
+    batch_size: int,
+    see: See,
+    frames: int | None = None,
 ) -> Accuracy:
-    """Ask `syncnet` about `samples` windows, as many of each clip; `see` prepares the faces of a batch.
+    """Ask `syncnet` about `samples` of `windows`, as many of each clip; `see` prepares the faces of a batch.
 
-    The network is asked as it is: put it into evaluation mode first. Raises: FootageError.
+    `windows` that are `stretch_frames(frames, several)` long are answered by the mean cosine of several
+    windows of `frames`, by default as long as they are. The network is asked as it is: put it into evaluation
+    mode first. Raises: FootageError.
     """
     device = next(syncnet.parameters()).device
+    frames = windows.frames if frames is None else frames
     places = [divmod(number, len(windows)) for number in range(samples)]
     answers: list[Answer] = []
     losses: list[float] = []
     for batch in DataLoader(windows, batch_size, sampler=places, generator=torch.Generator()):
-        vision, audio = syncnet(see(batch["faces"]), batch["mel"].to(device))
-        labels = batch["label"].to(device)
-        losses.append(float(pair_loss(vision, audio, labels)) * len(labels))
-        answers += _answers(batch, agreement(vision, audio).tolist())
+        faces, mel = _slid(batch["faces"], batch["mel"], frames)
+        vision, audio = syncnet(see(faces), mel.to(device))
+        cosines = agreement(vision, audio).unflatten(0, (len(batch["label"]), -1)).mean(dim=1)
+        losses.append(float(cosine_loss(cosines, batch["label"].to(device))) * len(cosines))
+        answers += _answers(batch, cosines.tolist())
     return Accuracy(tuple(answers), sum(losses) / len(answers))
+
+
+def stretch_frames(frames: int, windows: int) -> int:
+    """How long so many windows of `frames` are together."""
+    return frames + (windows - 1) * STEP_FRAMES
+
+
+def _slid(faces: Tensor, mel: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    """Windows (B K, 3 F, H, R) and (B K, 1, 80, T) of stretches of faces and mel, `STEP_FRAMES` apart."""
+    seen = faces.unflatten(1, (-1, 3)).unfold(1, frames, STEP_FRAMES).movedim(-1, 2).flatten(2, 3)
+    step = round(STEP_FRAMES * SYNCNET_COLUMNS_PER_SECOND / SYNCNET_FPS)
+    heard = mel.unfold(3, mel_columns(frames), step).movedim(3, 1)
+    return seen.flatten(0, 1), heard.flatten(0, 1)
 
 
 def _answers(batch: dict[str, Any], cosines: list[float]) -> Iterator[Answer]:

@@ -27,7 +27,12 @@ def pair_loss(vision: Tensor, audio: Tensor, labels: Tensor) -> Tensor:
 
     One that says the same of all pairs stays at ln 2.
     """
-    cosines, labels = _kept_off(agreement(vision, audio)), labels.float()
+    return cosine_loss(agreement(vision, audio), labels)
+
+
+def cosine_loss(cosines: Tensor, labels: Tensor) -> Tensor:
+    """`pair_loss` of cosines (B,) that are known."""
+    cosines, labels = _kept_off(cosines), labels.float()
     return -(labels * cosines.log() + (1 - labels) * (1 - cosines).log()).mean()
 
 

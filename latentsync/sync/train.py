@@ -86,27 +86,32 @@ class Library:
             "allow_upscale": data.allow_upscale,
         }
 
-    def select(self, files: list[ClipFile], shift: int, windows: int = 1) -> tuple[KnownClip, ...]:
+    def select(
+        self, files: list[ClipFile], shift: int, windows: int = 1, *, frames: int | None = None
+    ) -> tuple[KnownClip, ...]:
         """Those of `files` in which so many windows lie so far apart. Raises: FootageError."""
         data = self.config.data
-        rules = Rules(
-            sync_min_frames(data.num_frames, shift, windows), max_dropped_share=data.max_dropped_share
-        )
+        least = sync_min_frames(frames or data.num_frames, shift, windows)
+        rules = Rules(least, max_dropped_share=data.max_dropped_share)
         kept = self.survey.select(files, rules).kept
         self.mel.fill(clip.file for clip in kept)
         return kept
 
-    def windows_to_ask(self, files: list[ClipFile]) -> SyncWindows:
-        """Pairs for validation, the same ones for every network and seed."""
+    def windows_to_ask(self, files: list[ClipFile], *, frames: int | None = None) -> SyncWindows:
+        """Pairs for validation, the same ones for every network and seed; of so many `frames`, by default as
+        many as the network sees.
+        """
         data = self.config.data
+        frames = data.num_frames if frames is None else frames
         shift = data.val_min_shift_frames or data.min_shift_frames
+        shapes: dict[str, Any] = {**self.shapes, "frames": frames}
         return SyncWindows(
-            self.select(files, shift),
+            self.select(files, shift, frames=frames),
             self.mel,
             min_shift_frames=shift,
             other_clip_share=data.other_clip_share,
             seed=QUESTIONS,
-            **self.shapes,
+            **shapes,
         )
 
     def windows_to_learn(self, clips: tuple[KnownClip, ...]) -> SyncWindows | ClipWindows:

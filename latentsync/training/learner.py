@@ -21,6 +21,10 @@ from latentsync.training.config import LoopConfig
 
 EMA_WARMUP_POWER = 0.75  # reaches a decay of 0.999 after 10 000 steps, says diffusers' EMAModel
 
+# Networks of several processes, until the process leaves (command.leave): freed soon after a last collective
+# they may hang in PyTorch 2.13, where gloo's thread waits for Python's lock and Python for that thread.
+ALIVE: list[nn.Module] = []
+
 
 @dataclass(frozen=True)
 class Learner:
@@ -75,6 +79,8 @@ def make_learner(
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
         plugin.deepspeed_config["gradient_clipping"] = config.max_gradient_norm
     model, prepared = accelerator.prepare(model, optimizer)
+    if accelerator.num_processes > 1:
+        ALIVE.append(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]  # FSDP has others
     ema = None
     if config.ema_decay:

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from latentsync.command import leave
 from latentsync.sync.losses import window_losses
 
 OPTIONS = {"temperature": 0.1, "other_clip_share": 0.3}
@@ -29,7 +30,7 @@ def losses_of(model: nn.Module, rows: Tensor, clips: Tensor) -> Tensor:
     return losses["bce"] + losses["contrastive"]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path) -> nn.Module:
     accelerator = Accelerator(cpu=True)
     model = accelerator.prepare(network())
     rows, clips = windows()
@@ -39,9 +40,10 @@ def main(folder: Path) -> None:
     gradients = [parameter.grad for parameter in accelerator.unwrap_model(model).parameters()]
     told = {"loss": accelerator.gather(loss.detach()[None]), "gradients": gradients}
     torch.save(told, folder / f"rank-{accelerator.process_index}.pt")
-    accelerator.wait_for_everyone()  # freed right after a gather, gloo of PyTorch 2.13 may wait for itself
     accelerator.end_training()
+    return model
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    alive = main(Path(sys.argv[1]))  # a network that is freed may hang (see training/learner.py)
+    leave(0)

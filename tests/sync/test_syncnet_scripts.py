@@ -44,6 +44,11 @@ def test_train_then_ask(monkeypatch, capsys, packed, tmp_path):
     assert set(told["by_clip"]) == {"c5"}
     assert call(monkeypatch, ACCURACY, *asked) == 0
     assert "of 30 windows" in capsys.readouterr().out
+    assert call(monkeypatch, ACCURACY, *asked, "--min_shift", 5, "--windows", 3, "--json") == 0
+    longer = json.loads(capsys.readouterr().out)
+    assert longer["windows_an_answer"] == 3 and longer["loss"] != told["loss"]
+    assert call(monkeypatch, ACCURACY, *asked, "--windows", 9) == 2  # 56 frames, and others as far away
+    assert "too short" in capsys.readouterr().err
 
 
 def test_the_doctor_looks_at_all_splits(monkeypatch, capsys, packed, tmp_path):

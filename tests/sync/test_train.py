@@ -10,12 +10,14 @@ from diffusers import AutoencoderKL
 from footage_clips import write_packed
 from sync.tiny_syncnet import MODEL, tiny_config
 
+from latentsync.audio.windows import mel_window
 from latentsync.config import load_config
 from latentsync.errors import CheckpointError, ConfigError, FootageError
-from latentsync.sync.accuracy import measure_accuracy
+from latentsync.footage.listing import find_clips
+from latentsync.sync.accuracy import measure_accuracy, stretch_frames
 from latentsync.sync.open_syncnet import open_any_syncnet, open_syncnet
 from latentsync.sync.syncnet_config import SyncNetConfig
-from latentsync.sync.train import Viewer, open_footage, overfit_one_batch, train_syncnet
+from latentsync.sync.train import Library, Viewer, open_footage, overfit_one_batch, train_syncnet
 from latentsync.training import TrainingStopped, read_log
 
 SPLITS = ["train"] * 6 + ["val"] * 2
@@ -54,6 +56,37 @@ def test_it_learns_and_tells_speakers_it_never_saw(packed, tmp_path):
     saved = open_syncnet(tmp_path / "run/syncnet")
     assert measure_accuracy(saved, windows, **asked) == scored
     assert saved.config["num_frames"] == 16 and saved.config["resolution"] == 32
+
+
+def test_a_longer_question_is_several_windows_of_the_same_clip(packed, tmp_path):
+    """The network sees what it would see of windows that begin 5 frames apart, column for column."""
+    config = configured(tmp_path, packed)
+    library = Library(config)
+    windows = library.windows_to_ask(find_clips("", str(packed), split="val"), frames=stretch_frames(16, 3))
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, faces, mel):
+            seen.append((faces, mel))
+            vectors = torch.nn.functional.one_hot(torch.arange(len(faces)) % 3, 4).float()
+            return vectors, torch.nn.functional.one_hot(
+                torch.tensor([0, 1, 3] * (len(faces) // 3)), 4
+            ).float()
+
+    found = measure_accuracy(Spy(), windows, samples=2, batch_size=2, see=lambda faces: faces, frames=16)
+    assert [answer.cosine for answer in found.answers] == pytest.approx([2 / 3] * 2)
+    ((faces, mel),) = seen
+    sample = windows[(0, 1)]
+    clip = next(known.file for known in windows.clips if known.file.name == sample["clip"])
+    for number in range(3):
+        heard = mel_window(library.mel.load(clip), sample["start"] + 5 * number, 16)
+        assert torch.equal(mel[3 + number], heard)
+        shown = sample["faces"].unflatten(0, (26, 3))[5 * number : 5 * number + 16].flatten(0, 1)
+        assert torch.equal(faces[3 + number], shown)
 
 
 def test_a_run_that_was_stopped_goes_on_exactly(packed, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from toy_run import Points
 
+from latentsync.command import leave
 from latentsync.diffusion.train_vae import Restorer, TrainVaeConfig, VaeConfig, build_vae
 from latentsync.diffusion.train_vae import reconstruction_losses as vae_losses
 from latentsync.errors import TrainingError
@@ -107,9 +108,9 @@ def main(folder):
         "stopped": stopped(folder / "stopped", accelerator),
     }
     (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(told))
-    accelerator.wait_for_everyone()  # freed right after a gather, gloo of PyTorch 2.13 may wait for itself
     accelerator.end_training()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave(0)
