@@ -26,6 +26,7 @@ def parse() -> argparse.Namespace:
     add("--whisper", help="whisper/tiny.pt of a released U-Net (default: beside it)")
     add("--vae", help="autoencoder of a released U-Net (default: beside it, else sd-vae-ft-mse of the Hub)")
     add("--resolution", type=int, help="pixels of a face, for a released U-Net that nothing else identifies")
+    add("--lora", help="folder or file of LoRA matrices that a training run left (runs/person/lora)")
     add("--overlap", type=int, help="frames that neighbouring windows share (default: the model's own)")
     presets = ("reference", "balanced", "fast")
     add("--preset", choices=presets, help="steps, sampler and cache at once (default: the model's own)")

@@ -91,7 +91,7 @@ def dub(
             dtype = pick_dtype(settings.dtype, device)
             first = device if settings.stays_on_device else torch.device("cpu")
             pipeline, name = load_model(
-                model, first, dtype, overlap=settings.overlap, **settings.original_files()
+                model, first, dtype, overlap=settings.overlap, lora=settings.lora, **settings.original_files()
             )
             pipeline = prepared(pipeline, settings)
             seconds = _seconds(settings.duration, Fraction(len(waveform), SAMPLE_RATE_HZ), reader)

@@ -10,6 +10,7 @@ import transformers.utils.logging
 from safetensors import SafetensorError
 
 from latentsync.checkpoint import check_stored, first_line, known_release, read_json
+from latentsync.diffusion.lora import apply_lora
 from latentsync.diffusion.original import INDEX, UNET_FILE, download, find_original
 from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.dubbing.memory import is_offloaded
@@ -33,6 +34,7 @@ def load_model(
     dtype: torch.dtype,
     *,
     overlap: int | None = None,
+    lora: str | Path | None = None,
     **original: str | Path | int | None,
 ) -> tuple[LipsyncPipeline, str]:
     """The pipeline and its name.
@@ -40,11 +42,14 @@ def load_model(
     `model`: None is the embedded default; a folder of ours or of the released layout, a released U-Net's
     file, a Hub id of either kind, or a loaded pipeline. `original` says what released files do not: `config`,
     `whisper`, `vae`, `resolution` of `LipsyncPipeline.from_original`. `overlap`: frames that neighbouring
-    windows share, the model's own number by default. Raises: FileNotFoundError, ConfigError, CheckpointError
-    for a model that is missing, incomplete, damaged or of another kind.
+    windows share, the model's own number by default. `lora`: matrices of a training run, put into the U-Net.
+    Raises: FileNotFoundError, ConfigError, CheckpointError for a model that is missing, incomplete, damaged
+    or of another kind; ValueError for `lora` with a loaded pipeline.
     """
     original = {name: value for name, value in original.items() if value is not None}
     if isinstance(model, LipsyncPipeline):
+        if lora is not None:
+            raise ValueError("lora would change the loaded pipeline for good: call apply_lora(pipeline.unet)")
         fits = is_offloaded(model) or (model.device == device and model.unet.dtype == dtype)
         name = str(model.config.get("_name_or_path") or "given pipeline")
         return model if fits else model.to(device, dtype, silence_dtype_warnings=True), name
@@ -64,6 +69,9 @@ def load_model(
             )
         pipeline = _load_folder(place, dtype)
         name = str(model) if model is not None else "latentsync-tiny (embedded default)"
+    if lora is not None:
+        apply_lora(pipeline.unet, lora)
+        name = f"{name} with {lora}"
     if overlap is not None:
         pipeline.set_overlap(overlap)
     pipeline.to(device, silence_dtype_warnings=True)  # pick_dtype says it shorter

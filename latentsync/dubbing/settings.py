@@ -42,7 +42,8 @@ class DubSettings:
     ("model", "group", "sequential") keeps weights in the machine's memory until they are needed.
     `attention` is torch's own ("sdpa") or "xformers"; `compile` compiles the U-Net at its first windows,
     which pays for long clips. `unet_config`, `whisper`, `vae` and `resolution` belong to released files
-    (`LipsyncPipeline.from_original`). `seed` -1 draws one.
+    (`LipsyncPipeline.from_original`). `lora`: the folder or file of matrices that a training run left.
+    `seed` -1 draws one.
     """
 
     inference_steps: int | None = None
@@ -65,6 +66,7 @@ class DubSettings:
     vae: str | Path | None = None
     resolution: int | None = None
     overlap: int | None = None
+    lora: str | Path | None = None
     seed: int = 1247
     device: str = "auto"
     dtype: str = "auto"

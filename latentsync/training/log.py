@@ -66,7 +66,7 @@ class LossWindow:
         for (step, name, _), value in zip(self._losses, told[:-1], strict=True):
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"the loss {name!r} is {value} at step {step}: lower loop.learning_rate, or train in bf16"
+                    f"the loss {name!r} is {value} at step {step}: lower the learning rate, or train in bf16"
                     " or no mixed precision where it is fp16"
                 )
             by_name.setdefault(name, []).append(value)
