@@ -5,11 +5,13 @@ Each appears under its name when it is whole, in place of the one before.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ModelMixin
+from torch import nn
 from transformers import WhisperModel
 
 from latentsync.diffusion.convert import write_upstream
@@ -41,6 +43,20 @@ def make_pipeline(
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@contextmanager
+def left_as_found(*networks: ModelMixin) -> Iterator[None]:
+    """Networks that are lent to a dub, which lays them out for speed, come back as they were: their dtype,
+    and their memory in order (PyTorch 2.13 on a CPU dies of the gradient through a frozen GroupNorm in bf16
+    whose channels come last).
+    """
+    dtypes = [network.dtype for network in networks]
+    try:
+        yield
+    finally:
+        for network, dtype in zip(networks, dtypes, strict=True):
+            nn.Module.to(network, dtype=dtype, memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
 
 
 def save_results(pipeline: LipsyncPipeline, folder: Path, config: ReleasedConfig, step: int) -> None:

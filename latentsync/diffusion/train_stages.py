@@ -18,7 +18,7 @@ from latentsync.diffusion.released_config import ReleasedConfig
 from latentsync.diffusion.stage_config import check_stages, loop_config, settings_of, supervision_of
 from latentsync.diffusion.stage_footage import collate, open_footage
 from latentsync.diffusion.stage_parts import find_files, open_audio_encoder, open_stage_vae, open_teachers
-from latentsync.diffusion.stage_results import PIPELINE, make_pipeline, save_results
+from latentsync.diffusion.stage_results import PIPELINE, left_as_found, make_pipeline, save_results
 from latentsync.diffusion.stages import FaceBatch, stage_losses
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.training import Losses, fit, keyed_batches, newest_checkpoint, record_config, save_once
@@ -65,7 +65,10 @@ def train_stages(
 
     def validate(model: nn.Module, done: int) -> Mapping[str, float]:
         write(done)
-        return {} if validation is None else validation(make_pipeline(unet, frozen, encoder, config), done)
+        if validation is None:
+            return {}
+        with left_as_found(unet, frozen):
+            return validation(make_pipeline(unet, frozen, encoder, config), done)
 
     fit(
         unet,

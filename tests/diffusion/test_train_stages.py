@@ -209,6 +209,31 @@ def test_the_results_hold_the_average_and_go_back_to_upstream(script, inputs, tm
     }
 
 
+def test_a_validation_leaves_the_networks_as_it_found_them(inputs, tmp_path, monkeypatch):
+    """A dub wants channels last and one dtype; the gradient of the next step died of it."""
+    seen, told = [], []
+
+    def losses(model, batch, teachers, supervision):
+        weights = (model.conv_in.weight, teachers.vae.decoder.conv_in.weight)
+        seen.append([(weight.dtype, weight.is_contiguous()) for weight in weights])
+        prediction = model(torch.randn(1, 13, 2, 8, 8), 500, batch.tokens[:1, :2]).sample
+        return {"loss": prediction.square().mean()}
+
+    def validation(pipeline, step):
+        for network in (pipeline.unet, pipeline.vae):
+            torch.nn.Module.to(network, torch.float64, memory_format=torch.channels_last)
+        told.append(step)
+        return {"lip_r": 0.5}
+
+    monkeypatch.setattr(trainer, "stage_losses", losses)
+    config = load_recipe(
+        str(inputs),
+        [f"data.train_output_dir={tmp_path / 'run'}", "run.max_train_steps=2", "train.validate_steps=1"],
+    )
+    trainer.train_stages(config, Accelerator(cpu=True), validation=validation)
+    assert told == [1, 2] and seen == [[(torch.float32, True)] * 2] * 2
+
+
 def test_only_the_chosen_weights_move(script, inputs, tmp_path, light):
     out = tmp_path / "run"
     code, _ = script(inputs, "run.max_train_steps=1", f"data.train_output_dir={out}", "train.ema_decay=0")
