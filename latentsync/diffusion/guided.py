@@ -14,11 +14,21 @@ from latentsync.diffusion.unet import UNet3DConditionModel
 class GuidedUNet:
     """Predictions for some windows over all steps, hearing `audio` (B, F, N, D).
 
-    `joint`: with and without sound in one pass, which takes the memory of both.
+    `joint`: with and without sound in one pass, which takes the memory of both. `region` (h, w), in [0, 1]:
+    where guidance works in full; where it is 0 the sound is heard plainly. None: everywhere.
     """
 
-    def __init__(self, unet: UNet3DConditionModel, audio: Tensor, settings: Sampling, *, joint: bool) -> None:
+    def __init__(
+        self,
+        unet: UNet3DConditionModel,
+        audio: Tensor,
+        settings: Sampling,
+        *,
+        joint: bool,
+        region: Tensor | None = None,
+    ) -> None:
         self.unet, self.audio, self.settings, self.joint = unet, audio, settings, joint
+        self.region = region
         caching = settings.cache_interval > 1
         cache = [FeatureCache(settings.cache_interval, settings.cache_branch_id) for _ in range(2)]
         self.hearing, self.deaf = cache if caching else (None, None)
@@ -36,6 +46,8 @@ class GuidedUNet:
         else:
             deaf = self._pass(x, t, silence, step, self.deaf).float()
             hearing = self._pass(x, t, self.audio, step, self.hearing).float()
+        if self.region is not None:
+            scale = 1 + (scale - 1) * self.region
         return deaf + scale * (hearing - deaf)
 
     def _pass(self, x: Tensor, t: Tensor, audio: Tensor, step: int, cache: FeatureCache | None) -> Tensor:

@@ -31,7 +31,7 @@ from latentsync.diffusion.reference import hide_mouth
 from latentsync.diffusion.runs import Run, blend, cut_runs
 from latentsync.diffusion.sampling import Batching, Sampling, StepCallback
 from latentsync.diffusion.unet import UNet3DConditionModel
-from latentsync.face.mask import latent_mask, mouth_mask
+from latentsync.face.mask import latent_mask, lips_region, mouth_mask
 from latentsync.profiling import stage
 
 
@@ -42,6 +42,9 @@ class LipsyncPipelineOutput(BaseOutput):
     faces: Tensor
 
 
+GUIDANCE_REGIONS = ("all", "lips")
+
+
 class LipsyncPipeline(DiffusionPipeline):
     """The diffusers pipeline of LatentSync: parts `vae`, `audio_encoder`, `unet`, `scheduler`; tensors in,
     tensors out.
@@ -49,6 +52,7 @@ class LipsyncPipeline(DiffusionPipeline):
     For small models: `paste_region` says what of a drawn face belongs into a frame (`face.mask.paste_mask`),
     `hide_reference_mouth` hides the reference's lips, and `reference_shift` takes as reference not the frame
     itself but one so many frames away in the window, whose jaw tells nothing of the frame's own.
+    `guidance_region` "lips" (else "all") guides the lips alone; what guidance adds elsewhere is flicker.
     """
 
     model_cpu_offload_seq = "unet->vae"
@@ -69,12 +73,17 @@ class LipsyncPipeline(DiffusionPipeline):
         paste_region: str = "hole",
         hide_reference_mouth: bool = False,
         reference_shift: int = 0,
+        guidance_region: str = "all",
     ) -> None:
         super().__init__()
         if resolution < 8 or fps < 1 or window < 1 or not 0 <= overlap < window:
             raise ValueError(
                 f"resolution {resolution}, fps {fps}, window {window}, overlap {overlap}: "
                 "expected a resolution >= 8, fps and window >= 1, and an overlap in [0, window)"
+            )
+        if guidance_region not in GUIDANCE_REGIONS:
+            raise ValueError(
+                f"guidance_region {guidance_region!r} is unknown; expected {' or '.join(GUIDANCE_REGIONS)}"
             )
         self.register_modules(vae=vae, audio_encoder=audio_encoder, unet=unet, scheduler=scheduler)
         self.register_to_config(
@@ -87,10 +96,11 @@ class LipsyncPipeline(DiffusionPipeline):
             paste_region=paste_region,
             hide_reference_mouth=hide_reference_mouth,
             reference_shift=reference_shift,
+            guidance_region=guidance_region,
         )
         self.resolution, self.fps, self.window = resolution, fps, window
         self.paste_region, self.hide_reference_mouth = paste_region, hide_reference_mouth
-        self.reference_shift = reference_shift
+        self.reference_shift, self.guidance_region = reference_shift, guidance_region
         self.batching = Batching(frames=window)
         self.set_overlap(overlap)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -303,7 +313,8 @@ class LipsyncPipeline(DiffusionPipeline):
             noise.to(self._execution_device)[None].repeat(len(seen), 1, seen.shape[2], 1, 1)
             * self.scheduler.init_noise_sigma
         ).float()  # steps add up in float32, whatever the network computes in
-        predictor = GuidedUNet(self.unet, audio, settings, joint=self.batching.joint_guidance)
+        region = lips_region(latents.shape[-1]).to(latents) if self.guidance_region == "lips" else None
+        predictor = GuidedUNet(self.unet, audio, settings, joint=self.batching.joint_guidance, region=region)
         scale: float | Tensor = settings.guidance_scale
         extra = self._step_arguments(settings.generator)
         with self.progress_bar(total=settings.steps) as progress:

@@ -84,6 +84,7 @@ class InferenceConfig:
     paste_region: str = "mouth"
     hide_reference_mouth: bool = True
     reference_shift: int = 8
+    guidance_region: str = "lips"
 
 
 @dataclass(frozen=True)
@@ -331,6 +332,7 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
             paste_region=config.inference.paste_region,
             hide_reference_mouth=config.inference.hide_reference_mouth,
             reference_shift=config.inference.reference_shift,
+            guidance_region=config.inference.guidance_region,
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

@@ -21,6 +21,8 @@ MOUTH_ELLIPSE = (
     0.35,
     0.265,
 )  # centre x, y and radii x, y around lips and chin, in sides of a face
+LIPS_ELLIPSE = (0.5, 0.62, 0.21, 0.15)  # the same around the lips alone, as far as they go when they speak
+LIPS_EDGE = 4.0  # how steeply `lips_region` ends; half of it lies at the ellipse
 
 
 def mouth_mask(resolution: int) -> Tensor:
@@ -52,10 +54,21 @@ def paste_mask(resolution: int, region: str = "hole") -> Tensor:
         return mask
     if region != "mouth":
         raise ValueError(f"paste region {region!r} is unknown; expected 'hole' or 'mouth'")
-    centre_x, centre_y, radius_x, radius_y = MOUTH_ELLIPSE
+    return torch.where(ellipse_distance(resolution, MOUTH_ELLIPSE)[None] < 1, mask, torch.ones(()))
+
+
+def lips_region(resolution: int) -> Tensor:
+    """Where the lips are in an aligned face, float32 (R, R): 1 at their middle, falling off softly to 0."""
+    return torch.sigmoid(LIPS_EDGE * (1 - ellipse_distance(resolution, LIPS_ELLIPSE)))
+
+
+def ellipse_distance(resolution: int, ellipse: tuple[float, float, float, float]) -> Tensor:
+    """The squared distance (R, R) from the centre of an ellipse, 1 on it; centre and radii in sides of a
+    face.
+    """
+    centre_x, centre_y, radius_x, radius_y = ellipse
     grid = (torch.arange(resolution, dtype=torch.float32) + 0.5) / resolution
-    distance = ((grid[None, :] - centre_x) / radius_x) ** 2 + ((grid[:, None] - centre_y) / radius_y) ** 2
-    return torch.where(distance[None] < 1, mask, torch.ones(()))
+    return ((grid[None, :] - centre_x) / radius_x) ** 2 + ((grid[:, None] - centre_y) / radius_y) ** 2
 
 
 def normalize(faces: Tensor) -> Tensor:

@@ -9,26 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentsync.face.mask import paste_mask
+from latentsync.face.mask import LIPS_ELLIPSE, ellipse_distance, paste_mask
 from latentsync.quality.picture import luma
 
 STILL_SHARE = 0.5  # of the region: its stillest pixels in the source
 WIDTH = 15  # px of the square over which a place's stillness is averaged
 NOISE_LEVELS = 0.25  # what rounding to 8 bits does, so that a frozen source divides too
-LIPS_ELLIPSE = (
-    0.5,
-    0.62,
-    0.21,
-    0.15,
-)  # centre x, y and radii x, y in sides of a face: they are meant to move
 
 
 def drawn_beside_lips(resolution: int) -> Tensor:
     """Where every model draws and a new sound need not move anything: cheeks and chin, bool (R, R)."""
-    grid = (torch.arange(resolution, dtype=torch.float32) + 0.5) / resolution
-    x, y, radius_x, radius_y = LIPS_ELLIPSE
-    distance = ((grid[None, :] - x) / radius_x) ** 2 + ((grid[:, None] - y) / radius_y) ** 2
-    return (paste_mask(resolution, "mouth")[0] < 0.5) & (distance > 1)
+    beside = ellipse_distance(resolution, LIPS_ELLIPSE) > 1
+    return (paste_mask(resolution, "mouth")[0] < 0.5) & beside
 
 
 class FlickerMeter:

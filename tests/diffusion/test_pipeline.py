@@ -14,6 +14,7 @@ from latentsync.diffusion.sampling import Sampling
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.face import Composer, align, crop_size, normalize, similarity, template, warp_to_crop
 from latentsync.face.align import sample
+from latentsync.face.mask import lips_region
 
 
 def sampled(array, output):
@@ -274,6 +275,27 @@ def test_guidance_of_one_is_no_guidance_and_silence_follows_the_deaf_branch(fram
         for g in (1.0, 3.0)
     ]
     assert torch.allclose(*results, atol=1e-4)
+
+
+def test_guidance_of_the_lips_alone_is_none_far_from_them(frame_pipeline):
+    """At the lips it draws what guidance draws everywhere, beyond them what the sound alone does."""
+    faces, windows = faces_and_windows(frame_pipeline, 2)
+    mask = frame_pipeline.mask()
+    condition = frame_pipeline.encode_condition(faces, mask)
+    noise = frame_pipeline.draw_noise(torch.Generator().manual_seed(1))
+
+    def drawn(guidance_scale):
+        return frame_pipeline.denoise(noise, condition, windows, frame_pipeline.sampling(1, guidance_scale))
+
+    plain, guided = drawn(1.0), drawn(3.0)
+    frame_pipeline.guidance_region = "lips"
+    at_lips = drawn(3.0)
+    share = ((at_lips - plain) / (guided - plain))[:, :, (guided - plain).abs().amin(dim=(0, 1)) > 1e-3]
+    region = lips_region(16)[(guided - plain).abs().amin(dim=(0, 1)) > 1e-3]
+    torch.testing.assert_close(share, region.expand_as(share), atol=0.02, rtol=0)
+    assert region.max() > 0.8 and region.min() < 0.01
+    with pytest.raises(ValueError, match="guidance_region 'nose'"):
+        LipsyncPipeline(**frame_pipeline.components, guidance_region="nose")
 
 
 def test_callbacks_see_every_step_and_may_change_the_latents(frame_pipeline):

@@ -1,10 +1,20 @@
 """The stored mask and the preparation of pixels against reference numbers."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from latentsync.face.mask import latent_mask, masked, mouth_mask, normalize, paste_mask, resize_faces
+from latentsync.face.mask import (
+    latent_mask,
+    lips_region,
+    masked,
+    mouth_mask,
+    normalize,
+    paste_mask,
+    resize_faces,
+)
 
 
 def sampled(array, spec):
@@ -74,3 +84,11 @@ def test_what_is_pasted_lies_inside_what_was_redrawn():
     assert mouth[0, 84, 64] == 0 and mouth[0, 60, 10] == 1 and hole[0, 60, 10] == 0
     with pytest.raises(ValueError, match="'nose'"):
         paste_mask(128, "nose")
+
+
+@pytest.mark.parametrize("resolution", [16, 32, 128])
+def test_the_lips_lie_in_the_mouths_part_whatever_the_size(resolution):
+    region, mouth = lips_region(resolution), paste_mask(resolution * 8, "mouth")[0, ::8, ::8]
+    assert region.shape == (resolution, resolution) and region.min() >= 0 and region.max() > 0.9
+    assert (mouth[region > 0.5] < 0.5).float().mean() > 0.9  # but for a strip below the nose
+    assert (region > 0.5).float().mean() == pytest.approx(math.pi * 0.21 * 0.15, rel=0.15)
