@@ -57,6 +57,7 @@ WRONG_INPUT = {
     "eval/evaluate.py": ["--list", "no.jsonl"],
     "eval/offset.py": ["--ckpt", "no.pt", "--video_path", "no.mp4"],
     "eval/synchformer.py": ["--ckpt", "no.pt", "--vids_path", "no_clips"],
+    "eval/unet_losses.py": ["--unet_config_path", "no.yaml", "--after", "no_run"],
     "eval/syncnet_acc.py": ["--syncnet", "no.pt", "--data", "no_clips"],
     "scripts/synchformer_example.py": ["--ckpt", "no.pt", "--vid_path", "no.mp4", "--offset_sec", "0.2"],
     "scripts/train_synchformer.py": ["--config", "no.yaml"],

@@ -1,6 +1,5 @@
 """Two-stage training through its script: both stages, LoRA, going on, and what bad input gets."""
 
-import dataclasses
 import importlib.util
 import json
 import logging
@@ -21,12 +20,10 @@ from tiny_stages import MODEL, STAGE_1, random_batch, save_stage_inputs, tiny_un
 
 from latentsync.checkpoint import read_weights
 from latentsync.diffusion import train_stages as trainer
+from latentsync.diffusion.compare_stages import losses_before_and_after
 from latentsync.diffusion.lora import apply_lora
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.stage_config import load_recipe, supervision_of
-from latentsync.diffusion.stage_footage import collate, open_footage
-from latentsync.diffusion.stage_parts import find_files, open_audio_encoder, open_stage_vae, open_teachers
-from latentsync.diffusion.stages import stage_losses
+from latentsync.diffusion.stage_config import load_recipe
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.training import newest_checkpoint, read_log, state
 
@@ -89,22 +86,6 @@ def predict(unet):
         return unet(sample, 500, tokens).sample
 
 
-def told_by_all(unet, config, folder):
-    """Every loss of stage 2, of one batch and the same 3 draws of noise and times for every network."""
-    files = find_files(config, with_initial=False)
-    teachers = open_teachers(config, files, open_stage_vae(files.vae, config))
-    encoder = open_audio_encoder(files.audio_encoder, 16)
-    footage = open_footage(config, encoder, folder, Accelerator(cpu=True))
-    batch = collate([footage[(9, index)] for index in range(2)])
-    supervision = dataclasses.replace(supervision_of(config), audio_dropout=0.0)
-    with torch.no_grad():
-        draws = [
-            stage_losses(unet, batch, teachers, supervision, torch.Generator().manual_seed(seed))
-            for seed in range(3)
-        ]
-    return {name: float(sum(draw[name] for draw in draws)) for name in draws[0]}
-
-
 @pytest.mark.slow
 def test_stage_1_then_stage_2_and_their_losses_fall(script, inputs, tmp_path):
     """On footage whose mouths open with the voice, seen through the embedded model's autoencoder."""
@@ -130,13 +111,13 @@ def test_stage_1_then_stage_2_and_their_losses_fall(script, inputs, tmp_path):
     assert len(losses_of(two, "trepa")) == 25 and (two / "losses.png").is_file()
     pipeline = LipsyncPipeline.from_pretrained(two / "pipeline", local_files_only=True)
     assert pipeline.unet.has_motion and pipeline.resolution == 64 and pipeline.window == 16
-    config = load_recipe(str(inputs), [*changes, first])
-    start = trainer.build_unet(config, one / "latentsync_unet.pt")
-    before, after = (told_by_all(unet, config, tmp_path) for unet in (start, pipeline.unet))
-    assert set(after) == {"loss", "recon", "lpips", "trepa", "sync"}
+    cache = f"data.train_output_dir={tmp_path / 'cache'}"
+    config = load_recipe(str(inputs), [*changes, first, cache])
+    found = losses_before_and_after(config, two / "pipeline", samples=6, device=torch.device("cpu"), epoch=9)
+    assert set(found) == {"loss", "recon", "lpips", "trepa", "sync"}
     falling = ("loss", "lpips", "trepa")  # of sync, a network of random numbers tells nothing in so few steps
-    assert all(after[name] < before[name] for name in falling), (before, after)
-    assert after["recon"] < 1.05 * before["recon"]  # it fell in stage 1, and gives way to the others here
+    assert all(found[name].after < found[name].before for name in falling), found
+    assert found["recon"].after < 1.05 * found["recon"].before  # it fell in stage 1, and gives way here
 
 
 @pytest.mark.slow

@@ -54,7 +54,8 @@ def _train(config: SynchformerTrainConfig, accelerator: Accelerator, head: str) 
         if config.run.pictures:
             batch = next(iter(loader(held_back, 0, batch_size=config.run.valid_batch_size)))
             draw_if_possible(feature_similarities(network, batch), folder, "valid", done)
-        return test(network, held_back, config, most=config.run.max_valid_clips)
+        most, passes = config.run.max_valid_clips, config.run.valid_passes
+        return test(network, held_back, config, passes=passes, most=most)
 
     best = train(network, data, step, validate, config, accelerator)
     if accelerator.is_main_process:

@@ -147,7 +147,8 @@ class RunConfig:
     """`num_epochs` above 0 replaces `loop.steps`; the best of `metric_name` on "valid" is kept in best/, and
     `patience` validations without a better one end the run (0: never). `lr_of_each_process` multiplies the
     learning rate by the number of processes. `win_size` are the segments of a window in stage I's validation;
-    `max_valid_clips` bounds any validation (0: all).
+    `max_valid_clips` bounds any validation (0: all); stages II and III take `valid_passes` over them, each
+    with other offsets, for few clips held back say little in one.
     """
 
     num_epochs: int = 0
@@ -160,6 +161,7 @@ class RunConfig:
     win_size: int = 8
     max_valid_clips: int = 0
     valid_batch_size: int = 8
+    valid_passes: int = 1
     pictures: bool = True
 
 
