@@ -23,8 +23,8 @@ demo: $(READY)  ## dub the portrait in assets/ with the speech in assets/
 	$(BIN)/python scripts/inference.py --video assets/portrait.mp4 --audio assets/speech.wav --output $(RESULT)
 	@echo "the result is $(abspath $(RESULT))"
 
-test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(READY)  ## the whole test suite, on two processors
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## style, format, types, import rules
 	$(BIN)/ruff check .

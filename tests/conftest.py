@@ -1,5 +1,6 @@
 """What every test may use: tests/ on the path (for `synthetic`), random state put back, reference cases."""
 
+import gc
 import importlib.util
 import os
 import random
@@ -18,6 +19,12 @@ sys.path.insert(0, str(TESTS))
 torch.set_num_threads(min(2, torch.get_num_threads()))  # tiny models: more only wait for each other
 
 Golden = Callable[[str, str], tuple[dict, dict, dict]]
+
+
+def pytest_collection_finish() -> None:
+    """What libraries made when they were loaded stays: the collector need not look at it time and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
