@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_names_itself_and_its_step(tmp_path, bad):
         losses = losses_of(network, batch, step)
         return {**losses, "lips": losses["size"] * (bad if step == 2 else 1)}
 
-    with pytest.raises(TrainingError, match=rf"'lips' is {bad} at step 3: lower loop\.learning_rate"):
+    with pytest.raises(TrainingError, match=rf"'lips' is {bad} at step 3: lower the learning rate"):
         train(tmp_path, step_losses=step_losses, log_every=100, save_every=100)
 
 
