@@ -94,9 +94,9 @@ def test_stage_1_then_stage_2_and_their_losses_fall(script, inputs, tmp_path):
         f"weights.vae={ROOT / 'checkpoints' / 'latentsync-tiny' / 'vae'}",
         "model.in_channels=49",
         "model.out_channels=16",
-        "data.batch_size=1",
-        "optimizer.lr=4e-3",
-        "run.perceptual_loss_weight=2",
+        "data.batch_size=2",
+        "optimizer.lr=3e-3",
+        "run.perceptual_loss_weight=1",
         "run.trepa_loss_weight=30",
         "run.sync_loss_weight=0.2",
         "train.ema_decay=0.9",
@@ -106,21 +106,18 @@ def test_stage_1_then_stage_2_and_their_losses_fall(script, inputs, tmp_path):
     recon = losses_of(one, "recon")
     assert len(recon) == 60 and sum(recon[-10:]) < 0.8 * sum(recon[:10])
     first = f"ckpt.resume_ckpt_path={one / 'latentsync_unet.pt'}"
-    steps = ("run.max_train_steps=25", "ckpt.save_ckpt_steps=25", f"data.train_output_dir={two}")
+    steps = ("run.max_train_steps=40", "ckpt.save_ckpt_steps=40", f"data.train_output_dir={two}")
     assert script(inputs, first, *changes, *steps)[0] == 0
-    assert len(losses_of(two, "trepa")) == 25 and (two / "losses.png").is_file()
+    assert len(losses_of(two, "trepa")) == 40 and (two / "losses.png").is_file()
     pipeline = LipsyncPipeline.from_pretrained(two / "pipeline", local_files_only=True)
     assert pipeline.unet.has_motion and pipeline.resolution == 64 and pipeline.window == 16
     cache = f"data.train_output_dir={tmp_path / 'cache'}"
     config = load_recipe(str(inputs), [*changes, first, cache])
     found = losses_before_and_after(config, two / "pipeline", samples=6, device=torch.device("cpu"), epoch=9)
     assert set(found) == {"loss", "recon", "lpips", "trepa", "sync"}
-    assert all(found[name].after < found[name].before for name in ("loss", "lpips")), found
-    # recon fell in stage 1 and gives way here; random judges of motion and sync tell nothing in so few steps
-    assert (
-        found["recon"].after < 1.1 * found["recon"].before
-        and found["trepa"].after < 1.2 * found["trepa"].before
-    )
+    falling = ("loss", "lpips", "trepa")  # of sync, a network of random numbers tells nothing in so few steps
+    assert all(found[name].after < found[name].before for name in falling), found
+    assert found["recon"].after < 1.05 * found["recon"].before  # it fell in stage 1, and gives way here
 
 
 @pytest.mark.slow
