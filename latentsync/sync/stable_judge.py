@@ -80,10 +80,12 @@ class StableSyncNetJudge(Judge):
         return torch.cat(rows) if rows else torch.zeros(0, 0)
 
     @torch.inference_mode()
-    def encode_sound(self, waveform: Tensor) -> Tensor:
-        """One unit vector a frame, (F - num_frames + 1, D): row `i` hears `num_frames` from frame i on."""
+    def encode_sound(self, waveform: Tensor, stride_frames: int = 1) -> Tensor:
+        """One unit vector every `stride_frames` frames, (N, D): row `i` hears `num_frames` frames from
+        i * stride_frames on.
+        """
         mel = syncnet_mel(waveform).numpy()
-        starts = range(waveform.numel() // SAMPLES_PER_FRAME - self.window + 1)
+        starts = range(0, waveform.numel() // SAMPLES_PER_FRAME - self.window + 1, stride_frames)
         windows = torch.stack([mel_window(mel, start, self.window) for start in starts])
         rows = [
             F.normalize(self.syncnet.audio_encoder(batch.to(self.device, self.syncnet.dtype)).flatten(1))

@@ -1,10 +1,11 @@
 """Changes of pictures and sound that leave lips and voice together: for training.
 
-Pictures are uint8 (..., 3, H, W), sound float32 (N,) in [-1, 1] at 16 kHz; every change is drawn from the
-generator given. Source: v-iashin/Synchformer (dataset/transforms.py); its reverberation is sox's, here a
-decaying noise.
+`Augmentation` is upstream's, of one sample: pictures are uint8 (..., 3, H, W), sound float32 (N,) in [-1, 1]
+at 16 kHz; every change is drawn from the generator given. `changed_people` is SyncNet's, of a batch. Source:
+v-iashin/Synchformer (dataset/transforms.py); its reverberation is sox's, here a decaying noise.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,10 @@ import torch.nn.functional as F
 from scipy.signal import fftconvolve, lfilter
 from torch import Tensor
 
+from latentsync.audio.mel import SYNCHFORMER_FLOOR
+from latentsync.sync.augment import MEL_FLOOR, augment_faces, augment_mel
 from latentsync.sync.synchformer.crops import SAMPLE_RATE_HZ
+from latentsync.sync.synchformer.inputs import MEL_MEAN, MEL_SPREAD
 
 LUMA = (0.2989, 0.587, 0.114)
 GAIN = 2.0
@@ -21,6 +25,8 @@ LOW_PASS_HZ, LOW_PASS_Q = 100.0, 0.707
 PITCH_CENTS = 1000
 NOISE = 0.01
 REVERB_SECONDS = 0.4
+SILENCE = (math.log(SYNCHFORMER_FLOOR) - MEL_MEAN) / (2 * MEL_SPREAD)
+SYNCNET_PER_UNIT = 2 * MEL_SPREAD * 8 / math.log(1e10)  # SyncNet's mel has 8 for 100 dB, this one nepers
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,22 @@ class Augmentation:
             if rng.random() < self.sound:
                 changed = np.ascontiguousarray(change(changed, rng), dtype=np.float32)
         return torch.from_numpy(changed)
+
+
+def changed_people(video: Tensor, audio: Tensor, *, by_segment: bool) -> tuple[Tensor, Tensor]:
+    """Normalised `video` (B, S, T, 3, H, W) and `audio` (B, S, 1, F, columns) of other faces and voices (see
+    `latentsync.sync.augment`), drawn for each segment, or for all segments of a crop together.
+    """
+    if by_segment:
+        faces, heard = changed_people(
+            video.flatten(0, 1)[:, None], audio.flatten(0, 1)[:, None], by_segment=False
+        )
+        return faces.view_as(video), heard.view_as(audio)
+    faces = augment_faces(video.flatten(1, 3)).view_as(video)
+    mel = (audio[..., :-1] - SILENCE) * SYNCNET_PER_UNIT + MEL_FLOOR  # the last column has no sound
+    mel = augment_mel(mel.permute(0, 2, 3, 1, 4).flatten(3)).unflatten(3, (mel.shape[1], -1))
+    heard = (mel.permute(0, 3, 1, 2, 4) - MEL_FLOOR) / SYNCNET_PER_UNIT + SILENCE
+    return faces, torch.cat([heard, audio[..., -1:]], dim=-1)
 
 
 def zoomed(frames: Tensor, side: int) -> Tensor:

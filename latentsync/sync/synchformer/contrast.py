@@ -69,6 +69,15 @@ def contrastive_loss(vision: Tensor, sound: Tensor, temperature: Tensor, *, gath
     return (to_sound + F.cross_entropy(sound @ all_vision.T / temperature, targets)) / 2
 
 
+def own_clip_loss(vision: Tensor, sound: Tensor, temperature: Tensor) -> Tensor:
+    """Cross entropy of finding each segment's sound among those of its clip (B, S, D), and the reverse; their
+    mean. Who is seen and heard is no help.
+    """
+    alike = vision @ sound.transpose(1, 2) / temperature
+    targets = torch.arange(alike.shape[1], device=alike.device).expand(len(alike), -1)
+    return (F.cross_entropy(alike, targets) + F.cross_entropy(alike.transpose(1, 2), targets)) / 2
+
+
 def window_scores(vision: Tensor, sound: Tensor, window: int) -> WindowScores:
     """How often a window of `window` segments finds its own among all windows of its clip.
 

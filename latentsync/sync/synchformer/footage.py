@@ -33,12 +33,13 @@ STILL_LEVELS = 0.3  # mean change of 8-bit levels from frame to frame; a film of
 @dataclass(frozen=True)
 class AvClip:
     """`frames` uint8 (T, 3, H, W) at 25 fps, before the square is cut; `waveform` float32 (N,) at 16 kHz from
-    the first of them on.
+    the first of them on. `first_frame` says which of the file's that is.
     """
 
     name: str
     frames: Tensor
     waveform: Tensor
+    first_frame: int = 0
 
 
 def read_clip(
@@ -81,7 +82,7 @@ def face_clip(
         last = clip.frames if max_frames is None else min(clip.frames, first_frame + max_frames)
         faces = torch.from_numpy(clip.faces(first_frame, last)).permute(0, 3, 1, 2)
         sound = clip.waveform[first_frame * SAMPLES_PER_FRAME : last * SAMPLES_PER_FRAME]
-        return AvClip(file.name, faces, torch.from_numpy(sound.astype(np.float32)))
+        return AvClip(file.name, faces, torch.from_numpy(sound.astype(np.float32)), first_frame)
 
 
 def pictures(path: Path, viewing: Viewing, detector: Detector | None = None) -> Iterator[Tensor | None]:

@@ -145,6 +145,11 @@ class SegmentContrast(ModelMixin, ConfigMixin):
         """What it was made to look at and listen to."""
         return Viewing.from_config(self.config.viewing)
 
+    @property
+    def width(self) -> int:
+        """D, of its vectors."""
+        return self.v_encoder.norm.normalized_shape[0]
+
     def forward(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unit vectors (B, S, D) of `video` (B, S, T, 3, H, W) and of `audio` (B, S, 1, F, T), and the
         temperature, kept in TEMPERATURE_RANGE.

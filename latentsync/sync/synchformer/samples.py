@@ -32,6 +32,7 @@ from latentsync.sync.synchformer.crops import (
 from latentsync.sync.synchformer.footage import AvClip, face_clip, read_clip
 from latentsync.sync.synchformer.inputs import SyncInputs, mel_segments, normalize_images, square
 from latentsync.sync.synchformer.layouts import FixedOffset, ListedClip
+from latentsync.sync.synchformer.lessons import STRIDE, Lessons
 from latentsync.sync.synchformer.training_config import DataConfig
 
 Sample = dict[str, Tensor]
@@ -89,13 +90,15 @@ class AvSamples(Dataset[Sample]):
         if listed.file is not None:
             spare = _frames_of(listed) - round(most * FPS)
             first = int(rng.integers(spare + 1)) if self.is_training and spare > 0 else 0
+            first -= first % STRIDE
             frames = round(most * FPS)
             clip = face_clip(listed.file, self.viewing, first_frame=first, max_frames=frames)
         else:
             keep = self.config.keep_priming
             clip = read_clip(listed.path, self.viewing, seconds=most, keep_priming=keep)
         frames = equal_lengths(len(clip.frames), len(clip.waveform), most)
-        return AvClip(listed.key, clip.frames[:frames], clip.waveform[: frames * SAMPLES_PER_FRAME])
+        sound = clip.waveform[: frames * SAMPLES_PER_FRAME]
+        return AvClip(listed.key, clip.frames[:frames], sound, clip.first_frame)
 
     def starts(self, frames: int, rng: np.random.Generator) -> list[int]:
         """First frames of the segments in a stretch: in its middle, or anywhere in training."""
@@ -137,8 +140,11 @@ class AvSamples(Dataset[Sample]):
 class SegmentSamples(AvSamples):
     """Stage I: `video` (S, T, 3, H, W), `audio` (S, 1, F, columns) of one clip.
 
-    Colour, flip and sound change segment by segment.
+    Colour, flip and sound change segment by segment. With `lessons` there are also `taught_video` and
+    `taught_audio` (S, D), what the teacher says of the unchanged segments.
     """
+
+    lessons: Lessons | None = None
 
     def sample(self, listed: ListedClip, rng: np.random.Generator) -> Sample:
         clip = self.open(listed, rng)
@@ -147,6 +153,8 @@ class SegmentSamples(AvSamples):
             starts = self.starts(len(clip.frames), rng)
         except CropOutside as error:
             raise self.too_short(listed, error) from error
+        if self.lessons is not None:  # the teacher was asked about these
+            starts = [start - starts[0] % STRIDE for start in starts]
         frames = self.square(clip.frames, rng)
         segments = [frames[start : start + size] for start in starts]
         heard = [start * SAMPLES_PER_FRAME for start in starts]
@@ -157,7 +165,11 @@ class SegmentSamples(AvSamples):
             segments = [self.augmentation.pictures(segment, rng) for segment in segments]
             sounds = [self.augmentation.waveform(sound, rng) for sound in sounds]
         audio = [mel_segments(sound, [0], length) for sound in sounds]
-        return {"video": normalize_images(torch.stack(segments)), "audio": torch.cat(audio)}
+        sample = {"video": normalize_images(torch.stack(segments)), "audio": torch.cat(audio)}
+        if self.lessons is not None:
+            rows = [clip.first_frame + start for start in starts]
+            sample["taught_video"], sample["taught_audio"] = self.lessons.of(listed.key, rows)
+        return sample
 
 
 class OffsetSamples(AvSamples):

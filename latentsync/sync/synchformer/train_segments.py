@@ -8,15 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
+from latentsync.sync.synchformer.augment import changed_people
 from latentsync.sync.synchformer.build import build_segments
-from latentsync.sync.synchformer.contrast import contrastive_loss
+from latentsync.sync.synchformer.contrast import contrastive_loss, own_clip_loss
 from latentsync.sync.synchformer.evaluate import segment_scores
+from latentsync.sync.synchformer.lessons import prepare_lessons
 from latentsync.sync.synchformer.network import SegmentContrast
 from latentsync.sync.synchformer.pictures import draw_if_possible
-from latentsync.sync.synchformer.samples import AvSamples, Sample
+from latentsync.sync.synchformer.samples import AvSamples, Sample, SegmentSamples
 from latentsync.sync.synchformer.train import train
 from latentsync.sync.synchformer.training_config import SynchformerTrainConfig
 from latentsync.sync.synchformer.training_data import samples
@@ -30,17 +33,35 @@ def train_segments(config: SynchformerTrainConfig, accelerator: Accelerator) -> 
     data, held_back = samples(config, "train"), samples(config, "valid")
     network, folder = build_segments(config), Path(config.output)
     accelerator.print(f"{len(data)} clips to learn from, {len(held_back)} held back")
+    if config.model.teacher:
+        cast(SegmentSamples, data).lessons = prepare_lessons(
+            config.model.teacher,
+            data.clips,
+            frames=config.data.segment_size_vframes,
+            width=network.width,
+            folder=folder,
+            accelerator=accelerator,
+        )
 
     def step(model: nn.Module, batch: Sample, number: int) -> Losses:
+        video, audio = batch["video"], batch["audio"]
+        if config.data.augment:
+            video, audio = changed_people(video, audio, by_segment=True)
         with accelerator.autocast():
-            vision, sound, temperature = model(batch["video"], batch["audio"])
-        loss = contrastive_loss(
-            vision.float().flatten(0, 1),
-            sound.float().flatten(0, 1),
-            temperature,
-            gathered=config.run.gather_for_loss,
-        )
-        return {"loss": loss, "temperature": temperature.detach()}
+            vision, sound, temperature = model(video, audio)
+        contrast = contrasted(vision.float(), sound.float(), temperature)
+        losses = {"loss": contrast, "contrast": contrast, "temperature": temperature.detach()}
+        if config.model.teacher:
+            pairs = (vision, batch["taught_video"]), (sound, batch["taught_audio"])
+            distance = torch.stack([1 - (own * taught).sum(dim=-1).mean() for own, taught in pairs]).mean()
+            losses |= {"loss": contrast + config.run.teacher_weight * distance, "distance": distance}
+        return losses
+
+    def contrasted(vision: Tensor, sound: Tensor, temperature: Tensor) -> Tensor:
+        if config.run.own_clip_only:
+            return own_clip_loss(vision, sound, temperature)
+        gathered = config.run.gather_for_loss
+        return contrastive_loss(vision.flatten(0, 1), sound.flatten(0, 1), temperature, gathered=gathered)
 
     def validate(model: nn.Module, done: int) -> Mapping[str, float]:
         network, row = cast(SegmentContrast, model), {}

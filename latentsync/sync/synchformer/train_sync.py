@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
+from latentsync.sync.synchformer.augment import changed_people
 from latentsync.sync.synchformer.build import build_synchformer
 from latentsync.sync.synchformer.evaluate import feature_similarities, loader, predictions
 from latentsync.sync.synchformer.metrics import offset_metrics, synchronizability_metrics
@@ -43,8 +44,11 @@ def _train(config: SynchformerTrainConfig, accelerator: Accelerator, head: str) 
     accelerator.print(f"{len(data)} clips to learn from, {len(held_back)} held back")
 
     def step(model: nn.Module, batch: Sample, number: int) -> Losses:
+        video, audio = batch["video"], batch["audio"]
+        if config.data.augment:
+            video, audio = changed_people(video, audio, by_segment=False)
         with accelerator.autocast():
-            logits = model(batch["video"], batch["audio"])
+            logits = model(video, audio)
         loss = F.cross_entropy(logits.float(), batch["target"])
         right = (logits.argmax(dim=1) == batch["target"]).float().mean()
         return {"loss": loss, "train_accuracy_1": right}

@@ -24,9 +24,10 @@ class DataConfig:
 
     `lists` is upstream's data/ folder; `fixed_offsets` a table or a folder of tables, used on the splits in
     `load_fixed_offsets_on`. Times in seconds. `crop_jitter_px` None lets a random square lie anywhere.
-    `balance_speakers` draws rarely filmed people more often. `check_lengths` looks into
-    every file first and drops those that are too short. `iter_times` is how often a test goes through its
-    clips with random offsets.
+    `balance_speakers` draws rarely filmed people more often. `check_lengths` looks into every file first and
+    drops those that are too short. `iter_times` is how often a test goes through its clips with random
+    offsets. `augment` changes faces and voices in training as SyncNet's are, beside upstream's changes: each
+    segment by itself in stage I, whole crops after.
     """
 
     dataset: str = "packed"
@@ -62,6 +63,7 @@ class DataConfig:
     color_jitter_strength: float = 1.0
     p_gray_scale: float = 0.0
     p_audio_aug: float = 0.0
+    augment: bool = False
 
     @classmethod
     def showing(cls, viewing: Viewing, **others: Any) -> "DataConfig":
@@ -129,7 +131,8 @@ class ModelConfig:
     `motionformer` (ssv2_divided_224_16x4.pyth) and `ast` (a folder of
     MIT/ast-finetuned-audioset-10-10-0.4593) start stage I, `segments` (a network of stage I) stage II,
     `start` (one of stage II) the fine-tuning; "" begins with random weights. `is_trainable`: whether the
-    extractors learn in stage II and after.
+    extractors learn in stage II and after. `teacher` is a StableSyncNet of pixels and as many frames as a
+    segment, which stage I imitates (see `lessons`).
     """
 
     visual: dict[str, Any] = field(default_factory=dict)
@@ -140,6 +143,7 @@ class ModelConfig:
     segments: str = ""
     start: str = ""
     is_trainable: bool = False
+    teacher: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,9 @@ class RunConfig:
     `patience` validations without a better one end the run (0: never). `lr_of_each_process` multiplies the
     learning rate by the number of processes. `win_size` are the segments of a window in stage I's validation;
     `max_valid_clips` bounds any validation (0: all); stages II and III take `valid_passes` over them, each
-    with other offsets, for few clips held back say little in one.
+    with other offsets, for few clips held back say little in one. In stage I, `own_clip_only` has segments
+    told from others of their clip alone, whose person and voice say nothing; `teacher_weight` is that of the
+    distance from the teacher.
     """
 
     num_epochs: int = 0
@@ -158,6 +164,8 @@ class RunConfig:
     adam_eps: float = 1e-8
     init_scale: float = 0.07
     gather_for_loss: bool = False
+    own_clip_only: bool = False
+    teacher_weight: float = 1.0
     win_size: int = 8
     max_valid_clips: int = 0
     valid_batch_size: int = 8
@@ -193,6 +201,10 @@ class SynchformerTrainConfig:
                 f"run.win_size is {self.run.win_size}; windows are told apart only below data.n_segments "
                 f"({self.data.n_segments})"
             )
+        if self.run.own_clip_only and self.run.gather_for_loss:
+            raise ConfigError("run.own_clip_only leaves nothing to gather: switch gather_for_loss off")
+        if self.model.teacher and (self.kind != KINDS[0] or viewing.kind != FACE):
+            raise ConfigError("model.teacher is for stage I (kind segment_avclip) with data.view 'face'")
         if viewing.kind == FACE and self.data.dataset not in ("packed",):
             raise ConfigError("data.view 'face' needs faces that are aligned already: data.dataset packed")
         if self.kind == KINDS[2] and self.data.load_fixed_offsets_on:
