@@ -129,7 +129,7 @@ def test_few_axes_keep_most_of_what_lies_along_them():
 
 
 def test_who_it_is_does_not_help_within_a_clip():
-    """Vectors that say whose clip it is, no more: upstream's contrast falls to ln S, the other stays there."""
+    """Vectors that say whose clip it is, no more: no contrast gets below ln S."""
     B, S = 4, 3
     people = torch.eye(B)[:, None].expand(-1, S, -1)
     temperature = torch.tensor(0.05)
