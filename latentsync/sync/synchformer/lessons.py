@@ -78,7 +78,9 @@ def prepare_lessons(
 def ask(
     teacher: str, clips: Sequence[ListedClip], *, frames: int, width: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """Narrowed vectors float16 (K, D), under VISION or SOUND and the clip's key."""
+    """Narrowed vectors float16 (K, D), under VISION or SOUND and the clip's key: what sets a stretch apart
+    from the mean of all, for what all have in common is learned first and says nothing.
+    """
     syncnet = open_syncnet(teacher)
     if syncnet.config.latent_space or syncnet.config.num_frames != frames:
         kind = "latents" if syncnet.config.latent_space else "pixels"
@@ -93,6 +95,9 @@ def ask(
         faces, waveform = _whole(clip, int(syncnet.config.resolution))
         said[VISION + clip.key] = judge.encode_faces(faces).cpu()
         said[SOUND + clip.key] = judge.encode_sound(waveform, STRIDE).cpu()
+    for kind in (VISION, SOUND):
+        mean = torch.cat([rows for name, rows in said.items() if name.startswith(kind)]).mean(dim=0)
+        said |= {name: rows - mean for name, rows in said.items() if name.startswith(kind)}
     axes = principal_axes(torch.cat(list(said.values())), width)
     return {name: F.normalize(rows @ axes, dim=-1).half() for name, rows in said.items()}
 

@@ -60,30 +60,29 @@ def lessons_of(teacher, clips, folder, width=128):
     )
 
 
-def seen_by(teacher, clip, start):
-    """What the teacher says of 16 frames, asked directly."""
+def said_by(teacher, clip):
+    """What the teacher says of every second 16 frames and of their sound, asked one by one."""
     network = open_syncnet(teacher)
-    frames = torch.from_numpy(np.load(clip.path / "faces.npy")[start : start + 16]).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        said = network.visual_encoder(network.prepare(frames / 127.5 - 1)[None])
-    return F.normalize(said.flatten(1))[0]
-
-
-def heard_by(teacher, clip, start):
+    faces = torch.from_numpy(np.load(clip.path / "faces.npy")).permute(0, 3, 1, 2) / 127.5 - 1
     mel = syncnet_mel(torch.from_numpy(np.load(clip.path / "waveform.npy"))).numpy()
-    with torch.no_grad():
-        said = open_syncnet(teacher).audio_encoder(mel_window(mel, start, 16)[None])
-    return F.normalize(said.flatten(1))[0]
+    rows = []
+    for start in range(0, len(faces) - 15, STRIDE):
+        with torch.no_grad():
+            seen = network.visual_encoder(network.prepare(faces[start : start + 16])[None])
+            heard = network.audio_encoder(mel_window(mel, start, 16)[None])
+        rows.append(F.normalize(torch.cat([seen.flatten(1), heard.flatten(1)]), dim=1))
+    return torch.stack(rows, dim=1)  # (2, K, D)
 
 
 def test_lessons_are_what_the_teacher_says_of_those_frames(teacher, clips, tmp_path):
-    """In as many dimensions as it has itself, in another basis: cosines are the same."""
+    """In as many dimensions as it has itself: the same vectors less their means, in another basis."""
     lessons = lessons_of(teacher, clips, tmp_path)
+    direct = torch.stack([said_by(teacher, clip) for clip in clips])  # (clips, 2, K, D)
+    direct = F.normalize(direct - direct.mean(dim=(0, 2), keepdim=True), dim=-1)
     starts = [0, 4, 10]
-    vision, sound = lessons.of(clips[1].key, starts)
-    told = torch.cat([vision, sound])
-    direct = torch.stack([ask(teacher, clips[1], start) for ask in (seen_by, heard_by) for start in starts])
-    torch.testing.assert_close(told @ told.T, direct @ direct.T, atol=0.02, rtol=0)  # bfloat16 on some CPUs
+    told = torch.cat(lessons.of(clips[1].key, starts))
+    wanted = direct[1][:, [start // STRIDE for start in starts]].flatten(0, 1)
+    torch.testing.assert_close(told @ told.T, wanted @ wanted.T, atol=0.05, rtol=0)  # bfloat16 on some CPUs
 
 
 def test_a_sample_has_the_lessons_of_its_own_segments(teacher, clips, tmp_path):
