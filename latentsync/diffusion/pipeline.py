@@ -28,7 +28,7 @@ from latentsync.diffusion.losses import predicted_latents
 from latentsync.diffusion.noise import draw_noise, released_scheduler
 from latentsync.diffusion.original import download, find_original, open_original
 from latentsync.diffusion.reference import hide_mouth
-from latentsync.diffusion.runs import Run, blend, cut_runs
+from latentsync.diffusion.runs import Run, Steadied, blend, cut_runs
 from latentsync.diffusion.sampling import Batching, Sampling, StepCallback
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.face.mask import latent_mask, lips_region, mouth_mask
@@ -53,6 +53,7 @@ class LipsyncPipeline(DiffusionPipeline):
     `hide_reference_mouth` hides the reference's lips, and `reference_shift` takes as reference not the frame
     itself but one so many frames away in the window, whose jaw tells nothing of the frame's own.
     `guidance_region` "lips" (else "all") guides the lips alone; what guidance adds elsewhere is flicker.
+    `steady_frames` is how many frames before and after one its skin, not its lips, is averaged with.
     """
 
     model_cpu_offload_seq = "unet->vae"
@@ -74,12 +75,14 @@ class LipsyncPipeline(DiffusionPipeline):
         hide_reference_mouth: bool = False,
         reference_shift: int = 0,
         guidance_region: str = "all",
+        steady_frames: int = 0,
     ) -> None:
         super().__init__()
-        if resolution < 8 or fps < 1 or window < 1 or not 0 <= overlap < window:
+        if resolution < 8 or fps < 1 or window < 1 or not 0 <= overlap < window or steady_frames < 0:
             raise ValueError(
-                f"resolution {resolution}, fps {fps}, window {window}, overlap {overlap}: "
-                "expected a resolution >= 8, fps and window >= 1, and an overlap in [0, window)"
+                f"resolution {resolution}, fps {fps}, window {window}, overlap {overlap}, steady_frames "
+                f"{steady_frames}: expected a resolution >= 8, fps and window >= 1, overlap in [0, window) "
+                "and steady_frames >= 0"
             )
         if guidance_region not in GUIDANCE_REGIONS:
             raise ValueError(
@@ -97,10 +100,12 @@ class LipsyncPipeline(DiffusionPipeline):
             hide_reference_mouth=hide_reference_mouth,
             reference_shift=reference_shift,
             guidance_region=guidance_region,
+            steady_frames=steady_frames,
         )
         self.resolution, self.fps, self.window = resolution, fps, window
         self.paste_region, self.hide_reference_mouth = paste_region, hide_reference_mouth
         self.reference_shift, self.guidance_region = reference_shift, guidance_region
+        self.steady_frames = steady_frames
         self.batching = Batching(frames=window)
         self.set_overlap(overlap)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -234,14 +239,15 @@ class LipsyncPipeline(DiffusionPipeline):
         a window is denoised together with the frames before it.
         """
         held: list[Tensor] = []  # latents of the last frames seen, waiting for the next window's opinion
+        steadied = Steadied(lips_region(noise.shape[-1]), self.steady_frames)
         runs = self._runs(zip(faces, audio_windows, strict=True), first_frame, memory)
         while batch := list(itertools.islice(runs, self.batching.windows)):
             for run, latents in zip(batch, self._denoise_runs(batch, noise, settings), strict=True):
                 latents = blend(held, list(latents.unbind(1))[-(run.fresh + len(held)) :])
                 ready = len(latents) if run.is_last else len(latents) - self.overlap
-                yield from self._finish(latents[:ready])
+                yield from self._finish(steadied.add(latents[:ready]))
                 held = latents[ready:]
-        yield from self._finish(held)
+        yield from self._finish(steadied.add(held) + steadied.end())
 
     def mask(self) -> Tensor:
         """The mouth mask (1, R, R): 1 = keep, 0 = regenerate."""

@@ -1,4 +1,5 @@
-"""Which frames are drawn together: a stream of frames -> windows that overlap, and their latents cross-faded.
+"""Which frames are drawn together: a stream of frames -> windows that overlap, and their latents cross-faded,
+and if wished steadied in time.
 
 A window is `window` frames; its first `overlap` are the last ones of the window before. A tail that is
 shorter than a window goes together with the frames before it.
@@ -64,3 +65,39 @@ def blend(held: list[Tensor], latents: list[Tensor]) -> list[Tensor]:
     shares = [(index + 1) / (count + 1) for index in range(count)]
     mixed = [torch.lerp(old, new, share) for old, new, share in zip(held, latents, shares, strict=False)]
     return mixed + latents[count:]
+
+
+class Steadied:
+    """Latents (C, h, w), one by one in order, averaged with their neighbours in time where `lips` (h, w), in
+    [0, 1], is 0, and as they are where it is 1.
+
+    `reach` frames on both sides count, the nearer the more; beyond an end, the end itself does. A frame comes
+    out once `reach` more have come in, or at the end.
+    """
+
+    def __init__(self, lips: Tensor, reach: int) -> None:
+        self.lips, self.reach = lips, reach
+        self._seen: deque[Tensor] = deque(maxlen=2 * reach + 1)  # around the frame that is due
+        self._weights = [1 + min(place, 2 * reach - place) for place in range(2 * reach + 1)]
+
+    def add(self, latents: Iterable[Tensor]) -> list[Tensor]:
+        """What is due after these."""
+        return [due for frame in latents for due in self._next(frame)]
+
+    def end(self) -> list[Tensor]:
+        """What is still due; the next frame begins anew."""
+        last = [self._seen[-1]] * self.reach if self._seen else []
+        due = self.add(last)
+        self._seen.clear()
+        return due
+
+    def _next(self, frame: Tensor) -> Iterator[Tensor]:
+        if not self._seen:
+            self._seen.extend([frame] * self.reach)
+        self._seen.append(frame)
+        if len(self._seen) == 2 * self.reach + 1:
+            total = sum(self._weights)
+            calm = sum(
+                (weight / total) * near for weight, near in zip(self._weights, self._seen, strict=True)
+            )
+            yield torch.lerp(calm, self._seen[self.reach], self.lips.to(frame))  # pyright: ignore

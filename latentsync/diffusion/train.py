@@ -5,7 +5,7 @@ near it, and the audio tokens of its time. `B` batch, `C h w` latents, `N D` tok
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,12 +79,15 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class InferenceConfig:
+    """What the pipeline is made with, see `LipsyncPipeline`."""
+
     inference_steps: int = 4
     guidance_scale: float = 2.0
     paste_region: str = "mouth"
     hide_reference_mouth: bool = True
     reference_shift: int = 8
     guidance_region: str = "lips"
+    steady_frames: int = 1
 
 
 @dataclass(frozen=True)
@@ -327,12 +330,7 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
             model,
             small_scheduler(),
             resolution=resolution,
-            inference_steps=config.inference.inference_steps,
-            guidance_scale=config.inference.guidance_scale,
-            paste_region=config.inference.paste_region,
-            hide_reference_mouth=config.inference.hide_reference_mouth,
-            reference_shift=config.inference.reference_shift,
-            guidance_region=config.inference.guidance_region,
+            **asdict(config.inference),
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

@@ -352,3 +352,23 @@ def test_the_released_sampler_takes_the_original_steps():
     scheduler.set_timesteps(20)
     assert scheduler.timesteps.tolist() == list(range(951, 0, -50))
     assert float(scheduler.final_alpha_cumprod) == pytest.approx(0.99914998, abs=1e-7)
+
+
+def test_skin_is_steadied_over_windows_and_lips_stay_as_they_were(frame_pipeline, monkeypatch):
+    faces, windows = faces_and_windows(frame_pipeline, 21)
+    settings, noise = (
+        frame_pipeline.sampling(1, 1.0),
+        frame_pipeline.draw_noise(torch.Generator().manual_seed(1)),
+    )
+    monkeypatch.setattr(frame_pipeline, "decode", lambda latents: latents.transpose(0, 1))
+
+    def drawn(steady_frames):
+        frame_pipeline.steady_frames = steady_frames
+        return torch.stack(list(frame_pipeline.stream(faces, windows, noise, settings)))
+
+    restless, calm = drawn(0), drawn(2)
+    assert calm.shape == restless.shape and len(calm) == 21
+    lips = lips_region(calm.shape[-1])
+    assert calm[..., lips < 0.1].diff(dim=0).std() < 0.6 * restless[..., lips < 0.1].diff(dim=0).std()
+    moved = (calm - restless).abs().mean(dim=(0, 1))
+    assert moved[lips > 0.8].max() < 0.3 * moved[lips < 0.1].mean()
