@@ -3,9 +3,9 @@ goes on.
 
     python scripts/train_default.py --list data/clips.csv --work runs/tiny
 
-The list is a CSV with the header path,speaker,split. The result is WORK/unet/pipeline, a model folder. On two
-CPU cores the stages took us about 10 minutes (packing), 25 (autoencoder), 15 (audio encoder) and an hour
-(denoiser).
+The list is a CSV with the header path,speaker,split. The result is WORK/refiner/pipeline, a model folder. On
+two CPU cores the stages took us about 10 minutes (packing), 25 (autoencoder), 15 (audio encoder), an hour
+(denoiser) and, on one of them, @REFINER@ (refiner).
 """
 
 import argparse
@@ -46,7 +46,9 @@ def do(script: str, *arguments: str | Path) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Every stage that is not done yet, then say where the model is."""
-    packed, vae, audio, unet = (flags.work / name for name in ("packed", "vae", "audio", "unet"))
+    packed, vae, audio, unet, refiner = (
+        flags.work / name for name in ("packed", "vae", "audio", "unet", "refiner")
+    )
     precision = ("--mixed_precision", flags.mixed_precision)
     do("pack_footage.py", "--list", flags.list, "--output", packed, "--resolution", "128")
     if not (vae / "vae").is_dir():
@@ -74,7 +76,16 @@ def run(flags: argparse.Namespace) -> None:
         *data,
         f"data.output={unet}",
     )
-    print(f"model: {unet / 'pipeline'}")
+    do(
+        "train_refiner.py",
+        "--config",
+        CONFIGS / "refiner/tiny.yaml",
+        *precision,
+        f"data={packed}",
+        f"pipeline={unet / 'pipeline'}",
+        f"output={refiner}",
+    )
+    print(f"model: {refiner / 'pipeline'}")
 
 
 def main() -> int:

@@ -49,6 +49,7 @@ WRONG_INPUT = {
     "scripts/make_talkers.py": ["--output", "made", "--videos", "--portrait", "no.png"],
     "scripts/pack_footage.py": ["--list", "no.csv", "--output", "packed"],
     "scripts/train_audio.py": ["--config", "no.yaml"],
+    "scripts/train_refiner.py": ["--config", "no.yaml"],
     "scripts/train_default.py": ["--list", "no.csv", "--work", "made"],
     "scripts/train_unet.py": ["--unet_config_path", "no.yaml"],
     "scripts/train_vae.py": ["--config", "no.yaml"],

@@ -7,6 +7,7 @@ import pytest
 from latentsync.config import load_config, save_config
 from latentsync.diffusion.train import TrainUNetConfig
 from latentsync.diffusion.train_audio import TrainAudioConfig
+from latentsync.diffusion.train_refiner import TrainRefinerConfig
 from latentsync.diffusion.train_vae import TrainVaeConfig
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.errors import ConfigError
@@ -15,6 +16,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 CASES = [
     (TrainVaeConfig, "vae/tiny.yaml", ["data=a", "output=b"]),
     (TrainAudioConfig, "audio_encoder/tiny.yaml", ["data=a", "output=b"]),
+    (TrainRefinerConfig, "refiner/tiny.yaml", ["data=a", "pipeline=b", "output=c"]),
     (
         TrainUNetConfig,
         "unet/tiny.yaml",
@@ -32,7 +34,7 @@ def test_committed_configurations_load_and_survive_saving(tmp_path, schema, path
 
 
 def test_the_tiny_network_is_what_its_configuration_says():
-    config = load_config(TrainUNetConfig, CONFIGS / "unet/tiny.yaml", CASES[2][2])
+    config = load_config(TrainUNetConfig, CONFIGS / "unet/tiny.yaml", CASES[3][2])
     unet = UNet3DConditionModel.from_upstream(config.model)
     assert not unet.is_temporal
     assert unet.config.in_channels == 3 * unet.config.out_channels + 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DModel
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import BaseOutput
 from torch import Tensor
@@ -28,6 +28,7 @@ from latentsync.diffusion.losses import predicted_latents
 from latentsync.diffusion.noise import draw_noise, released_scheduler
 from latentsync.diffusion.original import download, find_original, open_original
 from latentsync.diffusion.reference import hide_mouth
+from latentsync.diffusion.refine import Neighbours, refined, refiner_input
 from latentsync.diffusion.runs import Run, Steadied, blend, cut_runs
 from latentsync.diffusion.sampling import Batching, Sampling, StepCallback
 from latentsync.diffusion.unet import UNet3DConditionModel
@@ -54,9 +55,11 @@ class LipsyncPipeline(DiffusionPipeline):
     itself but one so many frames away in the window, whose jaw tells nothing of the frame's own.
     `guidance_region` "lips" (else "all") guides the lips alone; what guidance adds elsewhere is flicker.
     `steady_frames` is how many frames before and after one its skin, not its lips, is averaged with.
+    `refiner` (see `refine`) gives drawn faces the skin of the footage, out of a frame `reference_shift` away.
     """
 
-    model_cpu_offload_seq = "unet->vae"
+    model_cpu_offload_seq = "unet->vae->refiner"
+    _optional_components: ClassVar = ["refiner"]
     _exclude_from_cpu_offload: ClassVar = ["audio_encoder"]  # called by its encoder, where no hook sits
 
     def __init__(
@@ -76,6 +79,7 @@ class LipsyncPipeline(DiffusionPipeline):
         reference_shift: int = 0,
         guidance_region: str = "all",
         steady_frames: int = 0,
+        refiner: UNet2DModel | None = None,
     ) -> None:
         super().__init__()
         if resolution < 8 or fps < 1 or window < 1 or not 0 <= overlap < window or steady_frames < 0:
@@ -88,7 +92,9 @@ class LipsyncPipeline(DiffusionPipeline):
             raise ValueError(
                 f"guidance_region {guidance_region!r} is unknown; expected {' or '.join(GUIDANCE_REGIONS)}"
             )
-        self.register_modules(vae=vae, audio_encoder=audio_encoder, unet=unet, scheduler=scheduler)
+        self.register_modules(
+            vae=vae, audio_encoder=audio_encoder, unet=unet, scheduler=scheduler, refiner=refiner
+        )
         self.register_to_config(
             resolution=resolution,
             fps=fps,
@@ -240,14 +246,16 @@ class LipsyncPipeline(DiffusionPipeline):
         """
         held: list[Tensor] = []  # latents of the last frames seen, waiting for the next window's opinion
         steadied = Steadied(lips_region(noise.shape[-1]), self.steady_frames)
-        runs = self._runs(zip(faces, audio_windows, strict=True), first_frame, memory)
+        neighbours = None if self.refiner is None else Neighbours(self.reference_shift)
+        heard = zip(self._noted(faces, neighbours), audio_windows, strict=True)
+        runs = self._runs(heard, first_frame, memory)
         while batch := list(itertools.islice(runs, self.batching.windows)):
             for run, latents in zip(batch, self._denoise_runs(batch, noise, settings), strict=True):
                 latents = blend(held, list(latents.unbind(1))[-(run.fresh + len(held)) :])
                 ready = len(latents) if run.is_last else len(latents) - self.overlap
-                yield from self._finish(steadied.add(latents[:ready]))
+                yield from self._finish(steadied.add(latents[:ready]), neighbours)
                 held = latents[ready:]
-        yield from self._finish(steadied.add(held) + steadied.end())
+        yield from self._finish(steadied.add(held) + steadied.end(), neighbours)
 
     def mask(self) -> Tensor:
         """The mouth mask (1, R, R): 1 = keep, 0 = regenerate."""
@@ -410,9 +418,22 @@ class LipsyncPipeline(DiffusionPipeline):
                 drawn += self.denoise_windows(noise, conditions, tokens, settings, first_frames)
         return drawn
 
-    def _finish(self, latents: list[Tensor]) -> Iterator[Tensor]:
-        """Decode latents that are final."""
+    @staticmethod
+    def _noted(faces: Iterable[Tensor], neighbours: Neighbours | None) -> Iterator[Tensor]:
+        """`faces`, each kept for the refiner as it passes."""
+        for face in faces:
+            if neighbours is not None:
+                neighbours.add(face)
+            yield face
+
+    def _finish(self, latents: list[Tensor], neighbours: Neighbours | None) -> Iterator[Tensor]:
+        """Decode latents that are final, and refine what they show."""
         if latents:
             with stage("decode"):
-                faces = self.decode(torch.stack(latents, dim=1))
-            yield from faces.unbind(0)
+                drawn = self.decode(torch.stack(latents, dim=1))
+            if self.refiner is not None and neighbours is not None:
+                with stage("refine"):
+                    faces, others = (part.to(drawn) for part in neighbours.take(len(drawn)))
+                    seen = refiner_input(drawn, faces, others, self.mask().to(drawn))
+                    drawn = refined(self.refiner, drawn, seen.to(self.refiner.dtype))
+            yield from drawn.unbind(0)

@@ -143,7 +143,7 @@ def place(pipeline: LipsyncPipeline, device: torch.device, plan: MemoryPlan) -> 
     if plan.offload == "none":
         pipeline.to(device)
         if device.type != "mps":  # convolutions are faster so: docs/performance.md; untried on MPS
-            for network in (pipeline.unet, pipeline.vae):
+            for network in filter(None, (pipeline.unet, pipeline.vae, pipeline.refiner)):
                 torch.nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[call-overload]
     elif plan.offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
@@ -179,7 +179,7 @@ def _limit(device: torch.device, budget_bytes: int) -> None:
 
 
 def _networks(pipeline: LipsyncPipeline) -> list[torch.nn.Module]:
-    return [pipeline.unet, pipeline.vae, pipeline.audio_encoder]
+    return [*filter(None, (pipeline.unet, pipeline.vae, pipeline.audio_encoder, pipeline.refiner))]
 
 
 def _most_windows(

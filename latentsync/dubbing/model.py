@@ -23,7 +23,9 @@ PARTS = {  # what a model folder may name; anything else would import code of th
     "vae": {"AutoencoderKL"},
     "audio_encoder": {"WhisperModel"},
     "unet": {"UNet3DConditionModel"},
+    "refiner": {"UNet2DModel"},
 }
+OPTIONAL = ("refiner",)
 SYNCNET_FILE = "stable_syncnet.pt"
 PART_LIBRARIES = {"diffusers", "transformers", "latentsync.diffusion.unet"}
 
@@ -119,7 +121,8 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> LipsyncPipeline:
             str(folder), dtype=dtype, local_files_only=True, use_safetensors=True
         )
         for part in PARTS:
-            check_stored(folder / part, pipeline.components[part].state_dict())
+            if part not in OPTIONAL or pipeline.components[part] is not None:
+                check_stored(folder / part, pipeline.components[part].state_dict())
     except (
         OSError,
         ValueError,
@@ -151,6 +154,8 @@ def _check_index(folder: Path) -> None:
         if not isinstance(entry, list):
             continue
         library, name = (*entry, None, None)[:2]
+        if part in OPTIONAL and library is None:
+            continue
         is_scheduler = part == "scheduler" and library == "diffusers" and str(name).endswith("Scheduler")
         if not is_scheduler and not (library in PART_LIBRARIES and name in PARTS.get(part, ())):
             raise CheckpointError(

@@ -363,7 +363,7 @@ def test_skin_is_steadied_over_windows_and_lips_stay_as_they_were(frame_pipeline
     monkeypatch.setattr(frame_pipeline, "decode", lambda latents: latents.transpose(0, 1))
 
     def drawn(steady_frames):
-        frame_pipeline.steady_frames = steady_frames
+        monkeypatch.setattr(frame_pipeline, "steady_frames", steady_frames)
         return torch.stack(list(frame_pipeline.stream(faces, windows, noise, settings)))
 
     restless, calm = drawn(0), drawn(2)

@@ -1,11 +1,13 @@
-"""Training: all three stages run from packed clips to a pipeline that loads."""
+"""Training: all stages run from packed clips to a pipeline that loads."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from diffusers import UNet2DModel
 from torch import nn
 
 from latentsync.diffusion.augment import Proportions, apply_colour, apply_proportions, draw_colour
@@ -25,7 +27,9 @@ from latentsync.diffusion.train import (
     train_unet,
 )
 from latentsync.diffusion.train_audio import AudioConfig, TrainAudioConfig, train_audio
+from latentsync.diffusion.train_refiner import TrainRefinerConfig, train_refiner
 from latentsync.diffusion.train_vae import TrainVaeConfig, VaeConfig, train_vae
+from latentsync.dubbing.model import load_model
 from latentsync.errors import MediaError
 from latentsync.face import mouth_mask
 from latentsync.training import LoopConfig
@@ -125,7 +129,7 @@ def test_the_right_prediction_implies_the_clean_latents(prediction_type):
 
 
 @pytest.mark.slow
-def test_three_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
+def test_four_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
     loop = {"steps": 2, "batch_size": 2, "log_every": 1, "save_every": 2, "warmup_steps": 1}
     vae = TrainVaeConfig(
         str(packed),
@@ -170,6 +174,26 @@ def test_three_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
     assert result.shape == faces.shape and torch.isfinite(result).all()
     log = (tmp_path / "unet" / "log.jsonl").read_text()
     assert "r_aperture" in log and "mouth_shape" in log
+
+    refining = TrainRefinerConfig(
+        str(packed),
+        str(tmp_path / "unet/pipeline"),
+        str(tmp_path / "refiner"),
+        channels=[8, 16],
+        clips_per_speaker=2,
+        variants=2,
+        loop=LoopConfig(**loop),
+    )
+    with pytest.raises(FileNotFoundError, match=r"is no model folder \(it has no model_index\.json\)"):
+        train_refiner(replace(refining, pipeline=str(tmp_path)), Accelerator(cpu=True))
+    train_refiner(refining, Accelerator(cpu=True))
+    drafts = sorted(path.name for path in (tmp_path / "refiner/drafts").glob("*/*.npy"))
+    assert drafts == [f"{name}.{look}.npy" for name in ("a0", "a3", "b0") for look in (0, 1)] + ["v0.0.npy"]
+    assert "psnr_refined" in (tmp_path / "refiner" / "log.jsonl").read_text()
+    whole, name = load_model(tmp_path / "refiner/pipeline", torch.device("cpu"), torch.float32)
+    assert isinstance(whole.refiner, UNet2DModel)
+    again = whole(faces, windows).faces
+    assert again.shape == faces.shape and not torch.equal(again, result)
 
 
 def numbered_clip(name, frames, size=2):
