@@ -196,7 +196,7 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
     folder, device = Path(config.output), accelerator.device
     if not (Path(config.pipeline) / INDEX).is_file():
         raise FileNotFoundError(
-            f"pipeline {config.pipeline!r} is no model folder (it has no {INDEX}); pass what train_unet.py left"
+            f"pipeline {config.pipeline!r} is no model folder (it has no {INDEX}): pass that of train_unet.py"
         )
     record_config(config, folder, accelerator)
     clips = chosen_clips(load_clips(config.data, "train"), config.clips_per_speaker)
