@@ -61,7 +61,7 @@ class Neighbours:
     def __init__(self, distance: int) -> None:
         self.distance = distance
         self._faces: deque[Tensor] = deque()
-        self._passed = 0  # at the head of `_faces`, already taken
+        self._passed = 0  # at the head of `_faces`: taken, and needed as neighbours, `distance` at most
 
     def add(self, face: Tensor) -> None:
         """The next face (3, R, R)."""
@@ -72,13 +72,11 @@ class Neighbours:
         faces, others = [], []
         for _ in range(count):
             place = self._passed
-            before = min(self.distance, place)
-            other = place - before if before == self.distance else place + self.distance
-            other = min(other, len(self._faces) - 1)
+            other = 0 if place == self.distance else min(place + self.distance, len(self._faces) - 1)
             faces.append(self._faces[place])
-            others.append(self._faces[other] if other != place else self._faces[0])
-            self._passed += 1
-            if self._passed > self.distance:
+            others.append(self._faces[0 if other == place else other])
+            if place == self.distance:
                 self._faces.popleft()
-                self._passed -= 1
+            else:
+                self._passed += 1
         return torch.stack(faces), torch.stack(others)
