@@ -1,4 +1,5 @@
-"""Makes the demo inputs `portrait.mp4` and `speech.wav` beside this file; needs scikit-image and espeak-ng.
+"""Makes the demo inputs `portrait.mp4` and `speech.wav` beside this file, and `result.jpg` out of what the
+embedded model makes of them; needs scikit-image and espeak-ng.
 
 python assets/make_assets.py
 """
@@ -6,16 +7,20 @@ python assets/make_assets.py
 import subprocess
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
 from skimage.data import astronaut
 
-from latentsync.media import VideoWriter
+from latentsync.dubbing import dub
+from latentsync.media import VideoReader, VideoWriter
 
 FOLDER = Path(__file__).resolve().parent
 FPS = 25
 FRAMES = 100  # 4 s; every motion below has whole periods in it, so the clip loops without a jump
+SHOWN = (12, 31, 70)  # frames of the result
+SHOWN_PART = (slice(10, 266), slice(96, 352))  # rows and columns
 SENTENCES = "Hello, and welcome! My voice comes from a computer. Watch the lips follow every word."
 
 
@@ -45,10 +50,21 @@ def make_speech(path: Path) -> None:
     subprocess.run(command, check=True)
 
 
+def make_picture(path: Path) -> None:
+    """Some frames of the dubbed portrait, side by side."""
+    with TemporaryDirectory() as folder:
+        result = Path(folder) / "demo.mp4"
+        dub(FOLDER / "portrait.mp4", FOLDER / "speech.wav", result)
+        with VideoReader(result) as reader:
+            shown = [frame.image[SHOWN_PART] for frame in reader if frame.index in SHOWN]
+    cv2.imwrite(str(path), np.hstack(shown)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+
+
 def main() -> None:
     make_portrait(FOLDER / "portrait.mp4")
     make_speech(FOLDER / "speech.wav")
-    for name in ("portrait.mp4", "speech.wav"):
+    make_picture(FOLDER / "result.jpg")
+    for name in ("portrait.mp4", "speech.wav", "result.jpg"):
         print(f"{FOLDER / name}: {(FOLDER / name).stat().st_size / 1000:.0f} kB")
 
 

@@ -28,7 +28,7 @@ from latentsync.diffusion.losses import predicted_latents
 from latentsync.diffusion.noise import draw_noise, released_scheduler
 from latentsync.diffusion.original import download, find_original, open_original
 from latentsync.diffusion.reference import hide_mouth
-from latentsync.diffusion.refine import Neighbours, refined, refiner_input
+from latentsync.diffusion.refine import Neighbours, check_refiner, refined, refiner_input, with_drawn_lips
 from latentsync.diffusion.runs import Run, Steadied, blend, cut_runs
 from latentsync.diffusion.sampling import Batching, Sampling, StepCallback
 from latentsync.diffusion.unet import UNet3DConditionModel
@@ -82,12 +82,16 @@ class LipsyncPipeline(DiffusionPipeline):
         refiner: UNet2DModel | None = None,
     ) -> None:
         super().__init__()
-        if resolution < 8 or fps < 1 or window < 1 or not 0 <= overlap < window or steady_frames < 0:
+        if resolution < 8 or fps < 1 or window < 1 or not 0 <= overlap < window:
             raise ValueError(
-                f"resolution {resolution}, fps {fps}, window {window}, overlap {overlap}, steady_frames "
-                f"{steady_frames}: expected a resolution >= 8, fps and window >= 1, overlap in [0, window) "
-                "and steady_frames >= 0"
+                f"resolution {resolution}, fps {fps}, window {window}, overlap {overlap}: "
+                "expected a resolution >= 8, fps and window >= 1, and an overlap in [0, window)"
             )
+        for name, frames in (("reference_shift", reference_shift), ("steady_frames", steady_frames)):
+            if not (isinstance(frames, int) and 0 <= frames <= window):
+                raise ValueError(f"{name} {frames!r}: expected a whole number from 0 to window ({window})")
+        if refiner is not None:
+            check_refiner(refiner, resolution)
         if guidance_region not in GUIDANCE_REGIONS:
             raise ValueError(
                 f"guidance_region {guidance_region!r} is unknown; expected {' or '.join(GUIDANCE_REGIONS)}"
@@ -235,7 +239,7 @@ class LipsyncPipeline(DiffusionPipeline):
         memory: FaceMemory | None = None,
     ) -> Iterator[Tensor]:
         """Drawn faces (3, R, R), one by one, of a run of neighbouring frames; holds `batching.windows` + 1
-        windows at most.
+        windows at most, and for a refiner half a window of faces that have passed.
 
         They are the network's pictures, kept region included: `compose`, or a Composer, puts the mouth into
         the original. `first_frame` is the run's place in the soundtrack, for `settings.steering`; `memory`
@@ -246,7 +250,7 @@ class LipsyncPipeline(DiffusionPipeline):
         """
         held: list[Tensor] = []  # latents of the last frames seen, waiting for the next window's opinion
         steadied = Steadied(lips_region(noise.shape[-1]), self.steady_frames)
-        neighbours = None if self.refiner is None else Neighbours(self.reference_shift)
+        neighbours = None if self.refiner is None else Neighbours(min(self.reference_shift, self.window // 2))
         heard = zip(self._noted(faces, neighbours), audio_windows, strict=True)
         runs = self._runs(heard, first_frame, memory)
         while batch := list(itertools.islice(runs, self.batching.windows)):
@@ -435,5 +439,6 @@ class LipsyncPipeline(DiffusionPipeline):
                 with stage("refine"):
                     faces, others = (part.to(drawn) for part in neighbours.take(len(drawn)))
                     seen = refiner_input(drawn, faces, others, self.mask().to(drawn))
-                    drawn = refined(self.refiner, drawn, seen.to(self.refiner.dtype))
+                    mended = refined(self.refiner, drawn, seen.to(self.refiner.dtype))
+                    drawn = with_drawn_lips(drawn, mended)
             yield from drawn.unbind(0)

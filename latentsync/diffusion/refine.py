@@ -18,6 +18,7 @@ from latentsync.face.mask import lips_region
 FOLD = 2  # squares of so many pixels become channels: the network works at half the resolution
 PICTURES = 3  # drawn, visible, other frame
 NORM_GROUPS = 8
+COLOUR_SHARE = 0.08  # of the side: over so much colour is averaged
 
 
 def build_refiner(channels: Sequence[int], resolution: int) -> UNet2DModel:
@@ -38,6 +39,20 @@ def build_refiner(channels: Sequence[int], resolution: int) -> UNet2DModel:
     return refiner
 
 
+def check_refiner(refiner: UNet2DModel, resolution: int) -> None:
+    """Raises: ValueError for a network of other channels, with classes, or that cannot halve the picture."""
+    found, wanted = refiner.config, (PICTURES * 3 * FOLD**2, 3 * FOLD**2)
+    halvings = FOLD * 2 ** (len(found.block_out_channels) - 1)
+    if (found.in_channels, found.out_channels) != wanted or refiner.class_embedding is not None:
+        classes = "" if refiner.class_embedding is None else " and wants to be told a class"
+        raise ValueError(
+            f"this refiner takes {found.in_channels} channels, gives {found.out_channels}{classes}; expected "
+            f"{wanted[0]}, {wanted[1]} and no classes"
+        )
+    if resolution % halvings:
+        raise ValueError(f"this refiner needs a resolution in multiples of {halvings} px, not {resolution}")
+
+
 def refiner_input(drawn: Tensor, faces: Tensor, references: Tensor, mask: Tensor) -> Tensor:
     """What the network sees of `drawn` faces, of the frames they belong to and of other frames of the same
     person, (F, 3, R, R) each; `mask` (1, R, R) hides the frames' own mouths, and of the others the lips go.
@@ -51,6 +66,17 @@ def refined(refiner: torch.nn.Module, drawn: Tensor, seen: Tensor) -> Tensor:
     """Faces (F, 3, R, R) float32 out of `drawn` ones and the `refiner_input`."""
     change = refiner(seen, 0, return_dict=False)[0]
     return drawn + F.pixel_shuffle(change, FOLD).float()
+
+
+def with_drawn_lips(drawn: Tensor, mended: Tensor) -> Tensor:
+    """`mended` faces (F, 3, R, R), but of what was mended at the lips the colour alone, not the shape: where
+    the sound is not enough to go by, a refiner draws the mean of all mouths, which opens less.
+    """
+    change = mended - drawn
+    colour, size = change, 2 * round(COLOUR_SHARE * drawn.shape[-1] / 2) + 1
+    for _ in range(3):  # nearly a Gaussian
+        colour = F.avg_pool2d(colour, size, 1, size // 2, count_include_pad=False)
+    return drawn + torch.lerp(change, colour, lips_region(drawn.shape[-1]).to(change))
 
 
 class Neighbours:

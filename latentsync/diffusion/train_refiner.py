@@ -5,7 +5,8 @@
 """
 
 import hashlib
-import os
+import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,12 +20,15 @@ from torch import Tensor, nn
 from latentsync.device import pick_dtype
 from latentsync.diffusion.augment import apply_colour, apply_proportions
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng
+from latentsync.diffusion.folder import open_folder
 from latentsync.diffusion.latents import variant_look, weights_key
 from latentsync.diffusion.original import INDEX
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.refine import build_refiner, refined, refiner_input
+from latentsync.diffusion.refine import NORM_GROUPS, build_refiner, refined, refiner_input, with_drawn_lips
+from latentsync.errors import MediaError
 from latentsync.face.mask import lips_region, mouth_mask, paste_mask
 from latentsync.training import LoopConfig, Losses, drawn_batches, fit, record_config, save_once
+from latentsync.training.files import writing
 
 SAMPLES_PER_FRAME = 640
 
@@ -50,6 +54,20 @@ class TrainRefinerConfig:
     pasted: float = 1.0
     rest: float = 0.1
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("clips_per_speaker", "frames_per_clip", "variants"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not self.channels or any(width < 1 or width % NORM_GROUPS for width in self.channels):
+            raise ValueError(
+                f"channels are {self.channels}; expected multiples of {NORM_GROUPS}, one a level"
+            )
+        least, most = self.reference_distance
+        if not 1 <= least <= most:
+            raise ValueError(
+                f"reference_distance is {least} to {most}; expected 1 <= least <= most, in frames"
+            )
 
 
 class DraftBatch(NamedTuple):
@@ -83,19 +101,57 @@ def looked_at(clip: Clip, variant: int, faces: np.ndarray) -> Tensor:
 def draw_drafts(
     clips: list[Clip], pipeline: LipsyncPipeline, folder: Path, *, variants: int, frames: int
 ) -> list[Drafts]:
-    """What `pipeline` draws of `clips` with their own sound; files that are there are not drawn again."""
-    folder = folder / f"{weights_key(pipeline.vae)}{weights_key(pipeline.unet)}"
-    folder.mkdir(parents=True, exist_ok=True)
+    """What `pipeline` draws of `clips` with their own sound. Files in `folder` that were drawn by the same
+    model of the same clips serve; damaged ones are drawn again.
+
+    Raises: MediaError for clips of another size or without a frame and its sound; TrainingError for a folder
+    that cannot be written.
+    """
+    folder = folder / drawing_key(pipeline, frames)
     drafts = []
     for clip in clips:
+        if clip.faces.shape[1] != pipeline.resolution:
+            raise MediaError(
+                f"clip {clip.name} has faces of {clip.faces.shape[1]} px, and the model draws "
+                f"{pipeline.resolution} px: pack the footage at that size (scripts/pack_footage.py)"
+            )
+        if min(clip.frames, len(clip.waveform) // SAMPLES_PER_FRAME) < 1:
+            raise MediaError(f"clip {clip.name} has no frame with its sound; take it off the list")
+        heard = zlib.crc32(np.ascontiguousarray(clip.waveform).tobytes())
         for variant in range(variants):
-            path = folder / f"{clip.name}.{variant}.npy"
-            if not path.exists():
-                partial = path.with_suffix(f".{os.getpid()}.npy")
-                np.save(partial, _drawn(clip, variant, pipeline, frames))
-                partial.rename(path)
-            drafts.append(Drafts(clip, variant, np.load(path, mmap_mode="r")))
+            path = folder / f"{clip.name}.{heard:08x}.{variant}.npy"
+            drawn = _stored(path)
+            if drawn is None:
+                with writing(path):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    part = path.with_suffix(".part")
+                    with part.open("wb") as file:
+                        np.save(file, _drawn(clip, variant, pipeline, frames))
+                    part.replace(path)
+                drawn = np.load(path, mmap_mode="r", allow_pickle=False)
+            drafts.append(Drafts(clip, variant, drawn))
     return drafts
+
+
+def drawing_key(pipeline: LipsyncPipeline, frames: int) -> str:
+    """A short hash of all that decides a draft: weights, settings, sampler, `frames` a clip at most."""
+    parts = [weights_key(part) for part in (pipeline.vae, pipeline.unet, pipeline.audio_encoder)]
+    told = {name: str(value) for name, value in pipeline.config.items() if not name.startswith("_")}
+    told |= {"scheduler": str(sorted(pipeline.scheduler.config.items())), "frames": str(frames)}
+    told = {
+        name: value for name, value in told.items() if name not in ("vae", "unet", "audio_encoder", "refiner")
+    }
+    text = json.dumps([*parts, told], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _stored(path: Path) -> np.ndarray | None:
+    """The drafts at `path`; None where there are none, or what a stopped run left of them."""
+    try:
+        drawn = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return drawn if drawn.ndim == 4 and drawn.dtype == np.uint8 else None
 
 
 @torch.no_grad()
@@ -169,7 +225,7 @@ def mouth_psnr(
         side = faces.shape[-1]
         region = (paste_mask(side, "mouth")[0] < 0.5).to(device)
         seen = refiner_input(drawn, faces, others.to(device), mouth_mask(side).to(device))
-        found = refined(refiner, drawn, seen).clamp(-1, 1)
+        found = with_drawn_lips(drawn, refined(refiner, drawn, seen)).clamp(-1, 1)
         for name, picture in zip(sums, (drawn, found, others.to(device)), strict=True):
             error = ((picture - faces) / 2).square().mean(dim=1)[:, region].mean()
             sums[name].append(float(-10 * error.log10()))
@@ -191,23 +247,23 @@ def chosen_clips(clips: list[Clip], most: int) -> list[Clip]:
 def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> LipsyncPipeline:
     """Train; save the whole pipeline (float16) with its refiner to `config.output`/pipeline.
 
-    Raises: FileNotFoundError, MediaError.
+    Raises: FileNotFoundError, CheckpointError, MediaError, TrainingError.
     """
     folder, device = Path(config.output), accelerator.device
     if not (Path(config.pipeline) / INDEX).is_file():
         raise FileNotFoundError(
             f"pipeline {config.pipeline!r} is no model folder (it has no {INDEX}): pass that of train_unet.py"
         )
-    record_config(config, folder, accelerator)
     clips = chosen_clips(load_clips(config.data, "train"), config.clips_per_speaker)
     held_back = load_clips(config.data, "val")
-    drawing = LipsyncPipeline.from_pretrained(config.pipeline, dtype=pick_dtype("auto", device)).to(device)
+    drawing = open_folder(Path(config.pipeline), pick_dtype("auto", device)).to(device)
     drawing.set_progress_bar_config(disable=True)
     drawing.refiner = None
     with accelerator.main_process_first():  # the others read what it has drawn
         parts = {"pipeline": drawing, "folder": folder / "drafts", "frames": config.frames_per_clip}
         data = DraftData(draw_drafts(clips, variants=config.variants, **parts), config)
         watched = draw_drafts(held_back, variants=1, **parts)
+    record_config(config, folder, accelerator)
     side, distance = drawing.resolution, drawing.reference_shift
     mask = mouth_mask(side).to(device)
     pasted = (paste_mask(side, "mouth")[0] < 0.5).float().to(device)
@@ -229,10 +285,15 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
         folder,
         accelerator,
         validate=lambda model, _: mouth_psnr(model, watched, distance=distance, device=device),
-        settings={**asdict(config), "data": None, "output": None, "pipeline": None},
+        settings={
+            **asdict(config),
+            **{"data": None, "output": None},  # a run may move to another disk
+            "pipeline": drawing_key(drawing, config.frames_per_clip),
+        },
     )
-    pipeline = LipsyncPipeline.from_pretrained(config.pipeline)
+    pipeline = open_folder(Path(config.pipeline), torch.float32)
     pipeline.register_modules(refiner=accelerator.unwrap_model(trained).to("cpu"))
+    pipeline.register_to_config(_name_or_path="")  # not the author's disk
     pipeline = pipeline.to(dtype=torch.float16)
     with save_once(accelerator) as is_writer:
         if is_writer:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.diffusion.refine import FOLD
 from latentsync.diffusion.sampling import Batching
 from latentsync.footprint import largest_leaf_bytes, peak_bytes, weight_bytes
 
@@ -223,16 +224,18 @@ class _Needs:
         pipeline = self.pipeline
         halves = 2 if batching.joint_guidance else 1
         unet, vae = self._unet(batching.windows * halves), self._vae(batching.frames)
-        weights = {part: weight_bytes(getattr(pipeline, part)) for part in ("unet", "vae", "audio_encoder")}
+        refiner = 0 if pipeline.refiner is None else self._refiner(pipeline.window)
+        parts = [part for part in ("unet", "vae", "audio_encoder", "refiner") if getattr(pipeline, part)]
+        weights = {part: weight_bytes(getattr(pipeline, part)) for part in parts}
         if offload == "none":
-            resident, computed = sum(weights.values()), max(unet, vae)
+            resident, computed = sum(weights.values()), max(unet, vae, refiner)
         elif offload == "model":  # the autoencoder stays while the U-Net works, not the other way round
-            resident = weights["audio_encoder"] + weights["vae"]
-            computed = max(weights["unet"] / MARGIN + unet, vae)
+            resident = weights["audio_encoder"] + weights["vae"] + weights.get("refiner", 0)
+            computed = max(weights["unet"] / MARGIN + unet, vae, refiner)
         else:
-            leaf = largest_leaf_bytes(pipeline.unet, pipeline.vae)
+            leaf = largest_leaf_bytes(*filter(None, (pipeline.unet, pipeline.vae, pipeline.refiner)))
             resident = weights["audio_encoder"] + leaf * (2 if offload == "group" else 1)
-            computed = max(unet, vae)
+            computed = max(unet, vae, refiner)
         return int(resident + MARGIN * computed) + self.context
 
     def _unet(self, batch: int) -> int:
@@ -264,3 +267,15 @@ class _Needs:
 
             self.computed["vae", frames] = peak_bytes(both)
         return self.computed["vae", frames]
+
+    def _refiner(self, frames: int) -> int:
+        """Of `frames` through the refiner, which takes what becomes ready together."""
+        if ("refiner", frames) not in self.computed:
+            refiner, side = self.pipeline.refiner, self.pipeline.resolution // FOLD
+
+            def mend() -> None:
+                seen = torch.empty(frames, refiner.config.in_channels, side, side, dtype=refiner.dtype)
+                refiner(seen, 0)
+
+            self.computed["refiner", frames] = peak_bytes(mend)
+        return self.computed["refiner", frames]

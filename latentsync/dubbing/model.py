@@ -7,11 +7,11 @@ from pathlib import Path
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from safetensors import SafetensorError
 
-from latentsync.checkpoint import check_stored, first_line, known_release, read_json
+from latentsync.checkpoint import known_release
+from latentsync.diffusion.folder import open_folder
 from latentsync.diffusion.lora import apply_lora
-from latentsync.diffusion.original import INDEX, UNET_FILE, download, find_original
+from latentsync.diffusion.original import UNET_FILE, download, find_original
 from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.dubbing.memory import is_offloaded
 from latentsync.errors import CheckpointError
@@ -19,15 +19,7 @@ from latentsync.errors import CheckpointError
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 DEFAULT_MODEL = CHECKPOINTS / "latentsync-tiny"
 DEFAULT_SYNCNETS = ("syncnet-tiny", "stable_syncnet.pt")  # in CHECKPOINTS
-PARTS = {  # what a model folder may name; anything else would import code of the folder's choosing
-    "vae": {"AutoencoderKL"},
-    "audio_encoder": {"WhisperModel"},
-    "unet": {"UNet3DConditionModel"},
-    "refiner": {"UNet2DModel"},
-}
-OPTIONAL = ("refiner",)
 SYNCNET_FILE = "stable_syncnet.pt"
-PART_LIBRARIES = {"diffusers", "transformers", "latentsync.diffusion.unet"}
 
 
 def load_model(
@@ -69,7 +61,7 @@ def load_model(
                 f"{', '.join(named)}: only for released files ({UNET_FILE}); model folder "
                 f"{str(place)!r} says it itself"
             )
-        pipeline = _load_folder(place, dtype)
+        pipeline = open_folder(place, dtype)
         name = str(model) if model is not None else "latentsync-tiny (embedded default)"
     if lora is not None:
         apply_lora(pipeline.unet, lora)
@@ -111,57 +103,3 @@ def _place(model: str | Path | None) -> Path:
             "owner/name, or leave --model out for the embedded default in checkpoints/latentsync-tiny"
         )
     return download(path.as_posix())
-
-
-def _load_folder(folder: Path, dtype: torch.dtype) -> LipsyncPipeline:
-    """The pipeline of a folder in our own layout."""
-    _check_index(folder)
-    try:
-        pipeline = LipsyncPipeline.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True
-        )
-        for part in PARTS:
-            if part not in OPTIONAL or pipeline.components[part] is not None:
-                check_stored(folder / part, pipeline.components[part].state_dict())
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        NotImplementedError,
-        SafetensorError,
-    ) as error:
-        raise CheckpointError(f"model {str(folder)!r} cannot be loaded: {first_line(error)}") from error
-    return pipeline
-
-
-def _check_index(folder: Path) -> None:
-    """Refuse a folder that is not one of our pipelines before anything in it is imported or loaded."""
-    path = folder / INDEX
-    if not path.is_file():
-        held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
-        raise CheckpointError(
-            f"model folder {str(folder)!r} has neither {INDEX} nor {UNET_FILE} (it holds {held}); "
-            "checkpoints/README.md says what fits"
-        )
-    index = read_json(path)
-    if index.get("_class_name") != "LipsyncPipeline":
-        raise CheckpointError(
-            f"{path} does not describe a LipsyncPipeline; see checkpoints/README.md for what fits"
-        )
-    for part, entry in index.items():
-        if not isinstance(entry, list):
-            continue
-        library, name = (*entry, None, None)[:2]
-        if part in OPTIONAL and library is None:
-            continue
-        is_scheduler = part == "scheduler" and library == "diffusers" and str(name).endswith("Scheduler")
-        if not is_scheduler and not (library in PART_LIBRARIES and name in PARTS.get(part, ())):
-            raise CheckpointError(
-                f"{path} names {library}.{name} as its {part}; that is not a part of a LipsyncPipeline"
-            )
-        if not (folder / part).is_dir():
-            raise CheckpointError(
-                f"model folder {str(folder)!r} lacks its part {part!r}; copy the folder again"
-            )

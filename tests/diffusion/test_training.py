@@ -30,7 +30,7 @@ from latentsync.diffusion.train_audio import AudioConfig, TrainAudioConfig, trai
 from latentsync.diffusion.train_refiner import TrainRefinerConfig, train_refiner
 from latentsync.diffusion.train_vae import TrainVaeConfig, VaeConfig, train_vae
 from latentsync.dubbing.model import load_model
-from latentsync.errors import MediaError
+from latentsync.errors import ConfigError, MediaError
 from latentsync.face import mouth_mask
 from latentsync.training import LoopConfig
 
@@ -187,8 +187,20 @@ def test_four_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is no model folder \(it has no model_index\.json\)"):
         train_refiner(replace(refining, pipeline=str(tmp_path)), Accelerator(cpu=True))
     train_refiner(refining, Accelerator(cpu=True))
-    drafts = sorted(path.name for path in (tmp_path / "refiner/drafts").glob("*/*.npy"))
-    assert drafts == [f"{name}.{look}.npy" for name in ("a0", "a3", "b0") for look in (0, 1)] + ["v0.0.npy"]
+    drafts = sorted((tmp_path / "refiner/drafts").glob("*/*"))
+    looks = [(name, look) for name in ("a0", "a3", "b0") for look in (0, 1)] + [("v0", 0)]
+    assert [(path.name.split(".")[0], int(path.name.split(".")[2])) for path in drafts] == looks
+    assert {path.suffix for path in drafts} == {".npy"}
+    whole_draft = drafts[0].read_bytes()
+    drafts[0].write_bytes(whole_draft[:500])  # as a full disk leaves it
+    train_refiner(refining, Accelerator(cpu=True))
+    assert drafts[0].read_bytes() == whole_draft
+    with pytest.raises(ConfigError, match=r"pipeline \(.* there"):  # drafts of another model are other drafts
+        index = tmp_path / "unet/pipeline/model_index.json"
+        told = index.read_text()
+        index.write_text(told.replace('"inference_steps": 4', '"inference_steps": 2'))
+        train_refiner(refining, Accelerator(cpu=True))
+    index.write_text(told)
     assert "psnr_refined" in (tmp_path / "refiner" / "log.jsonl").read_text()
     whole, name = load_model(tmp_path / "refiner/pipeline", torch.device("cpu"), torch.float32)
     assert isinstance(whole.refiner, UNet2DModel)

@@ -6,18 +6,20 @@ every STRIDE frames on; `D` width of the pupil, to which the teacher's space is 
 principal axes.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from latentsync.device import pick_dtype
-from latentsync.errors import ConfigError
+from latentsync.errors import ConfigError, FootageError
 from latentsync.footage.clip import heard_frames, open_clip
 from latentsync.sync.open_syncnet import open_syncnet
 from latentsync.sync.stable_judge import StableSyncNetJudge
@@ -26,6 +28,7 @@ from latentsync.training import save_once
 from latentsync.training.files import writing
 
 LESSONS = "lessons.safetensors"
+KEY = "key"
 VISION, SOUND = "vision/", "sound/"
 STRIDE = 2  # frames
 
@@ -57,14 +60,14 @@ def prepare_lessons(
 
     Raises: what `open_syncnet` raises; ConfigError for one of latents, or of another length than `frames`.
     """
-    place = folder / LESSONS
+    place, key = folder / LESSONS, lessons_key(teacher, clips, frames, width)
     with save_once(accelerator) as is_writer:
-        if is_writer and not place.is_file():
+        if is_writer and _key_of(place) != key:
             heard = ask(teacher, clips, frames=frames, width=width, device=accelerator.device)
             part = place.with_suffix(".part")
             with writing(place):
                 folder.mkdir(parents=True, exist_ok=True)
-                save_file(heard, part)
+                save_file(heard, part, metadata={KEY: key})
                 part.replace(place)
     tensors = load_file(place)
     return Lessons(
@@ -73,6 +76,28 @@ def prepare_lessons(
             for kind in (VISION, SOUND)
         )
     )
+
+
+def lessons_key(teacher: str, clips: Sequence[ListedClip], frames: int, width: int) -> str:
+    """A hash of all that decides the lessons: the teacher's weights, which clips, how long and how wide.
+
+    Raises: what `open_syncnet` raises.
+    """
+    digest = hashlib.sha256(f"{frames} {width} {STRIDE}".encode())
+    for name, value in sorted(open_syncnet(teacher).state_dict().items()):
+        digest.update(name.encode() + value.float().numpy().tobytes())
+    for clip in clips:
+        digest.update(f"{clip.key} {clip.path.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _key_of(place: Path) -> str | None:
+    """What the lessons at `place` were made of; None where there are none that can be read."""
+    try:
+        with safe_open(place, "pt") as file:
+            return (file.metadata() or {}).get(KEY)
+    except (FileNotFoundError, SafetensorError):
+        return None
 
 
 def ask(
@@ -88,11 +113,20 @@ def ask(
             f"model.teacher {teacher!r} looks at {syncnet.config.num_frames} frames of {kind}; expected "
             f"pixels and the {frames} frames of a segment"
         )
+    if width > (most := int(syncnet.config.vision["block_out_channels"][-1])):
+        raise ConfigError(
+            f"model.visual.width {width} is wider than the teacher {teacher!r} ({most}): make it narrower"
+        )
     syncnet.to(pick_dtype("auto", torch.device(device)))  # pyright: ignore[reportArgumentType]
     judge = StableSyncNetJudge(syncnet, device=device, stride_frames=STRIDE)
     said: dict[str, Tensor] = {}
     for clip in tqdm(clips, desc="asking the teacher", disable=None):
         faces, waveform = _whole(clip, int(syncnet.config.resolution))
+        if len(faces) < frames:
+            raise FootageError(
+                f"clip {clip.key} has {len(faces)} frames with their sound, the teacher looks at {frames}: "
+                "take it off the list (data.check_lengths does)"
+            )
         said[VISION + clip.key] = judge.encode_faces(faces).cpu()
         said[SOUND + clip.key] = judge.encode_sound(waveform, STRIDE).cpu()
     for kind in (VISION, SOUND):

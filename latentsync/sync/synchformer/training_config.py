@@ -205,6 +205,11 @@ class SynchformerTrainConfig:
             raise ConfigError("run.own_clip_only leaves nothing to gather: switch gather_for_loss off")
         if self.model.teacher and (self.kind != KINDS[0] or viewing.kind != FACE):
             raise ConfigError("model.teacher is for stage I (kind segment_avclip) with data.view 'face'")
+        if self.model.teacher and viewing.step_frames % 2:
+            raise ConfigError(
+                f"model.teacher is asked about every second frame, and segments lie {viewing.step_frames} "
+                "frames apart: set data.step_size_seg so that they are an even number"
+            )
         if viewing.kind == FACE and self.data.dataset not in ("packed",):
             raise ConfigError("data.view 'face' needs faces that are aligned already: data.dataset packed")
         if self.kind == KINDS[2] and self.data.load_fixed_offsets_on:

@@ -9,7 +9,7 @@ from footage_clips import write_packed
 
 from latentsync.audio.mel import syncnet_mel
 from latentsync.audio.windows import mel_window
-from latentsync.errors import ConfigError
+from latentsync.errors import ConfigError, FootageError
 from latentsync.sync.open_syncnet import open_syncnet
 from latentsync.sync.stable_syncnet import StableSyncNet
 from latentsync.sync.synchformer import lessons as module
@@ -108,6 +108,11 @@ def test_a_teacher_is_asked_once_a_run(teacher, clips, tmp_path, monkeypatch):
     again = lessons_of(teacher, clips, tmp_path, width=16)
     assert all(torch.equal(again.vision[key], rows) for key, rows in first.vision.items())
     assert [path.name for path in tmp_path.iterdir()] == [LESSONS]
+    monkeypatch.undo()
+    assert lessons_of(teacher, clips, tmp_path, width=8).vision[clips[0].key].shape[1] == 8  # asked again
+    place = tmp_path / LESSONS
+    place.write_bytes(place.read_bytes()[:900])
+    assert len(lessons_of(teacher, clips, tmp_path, width=8).sound) == 3
 
 
 def test_a_teacher_of_other_frames_is_refused(clips, tmp_path):
@@ -115,7 +120,19 @@ def test_a_teacher_of_other_frames_is_refused(clips, tmp_path):
     StableSyncNet(audio=AUDIO, vision=vision, num_frames=5, resolution=32).save_pretrained(tmp_path / "five")
     with pytest.raises(ConfigError, match="looks at 5 frames of pixels; expected pixels and the 16 frames"):
         lessons_of(str(tmp_path / "five"), clips, tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        lessons_of(str(tmp_path / "nowhere"), clips, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_pupil_wider_than_the_teacher_or_a_clip_shorter_than_a_segment_is_refused(teacher, tmp_path):
+    folder = tmp_path / "packed"
+    write_packed(folder, frames=[50, 10], speakers=list("ab"), splits=["train"] * 2)
+    clips = list_clips("packed", folder, "train")
+    with pytest.raises(ConfigError, match="width 192 is wider than the teacher"):
+        lessons_of(teacher, clips, tmp_path / "run", width=192)
+    with pytest.raises(FootageError, match="has 10 frames with their sound, the teacher looks at 16"):
+        lessons_of(teacher, clips, tmp_path / "run")
 
 
 def test_few_axes_keep_most_of_what_lies_along_them():
@@ -170,3 +187,8 @@ def test_settings_without_a_meaning_are_refused():
         SynchformerTrainConfig(kind="segment_avclip", data=data, run=run).check()
     with pytest.raises(ConfigError, match=r"model\.teacher is for stage I"):
         SynchformerTrainConfig(kind="sync", data=data, model=ModelConfig(teacher="checkpoints/x")).check()
+    odd = DataConfig(view="face", size_before_crop=96, input_size=48, step_size_seg=0.4375, crop_len_sec=5.0)
+    with pytest.raises(ConfigError, match="segments lie 7 frames apart"):
+        SynchformerTrainConfig(
+            kind="segment_avclip", data=odd, model=ModelConfig(teacher="checkpoints/x")
+        ).check()
