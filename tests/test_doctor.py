@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from tiny_released import save_released, save_unet, unet_state
 
@@ -50,6 +51,7 @@ def test_a_changed_published_file_is_found_by_its_hash(tmp_path):
     assert not is_good and "HASH DIFFERS" in found["LatentSync-1.6/latentsync_unet.pt"]
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path):
     command = [sys.executable, "-m", "latentsync.doctor", "--checkpoints"]
     done = subprocess.run([*command, tmp_path], capture_output=True, text=True)

@@ -388,6 +388,7 @@ def test_wrong_pairs_are_named(refusals, case):
     assert "\n" not in message and len(message) < 500
 
 
+@pytest.mark.slow
 def test_twenty_wrong_pairs_get_twenty_messages(refusals):
     assert len(set(map(refusals, WRONG))) == len(WRONG) >= 20
 

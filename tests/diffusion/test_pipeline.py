@@ -247,6 +247,7 @@ def test_the_window_length_does_not_matter_when_frames_are_independent(frame_pip
     assert torch.allclose(one, two, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_overlapping_windows_leave_no_seam(temporal_pipeline, monkeypatch):
     """Upstream's windows stand side by side: the step between them is what cross-fading takes away."""
     pipeline = temporal_pipeline

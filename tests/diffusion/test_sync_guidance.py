@@ -59,6 +59,7 @@ def test_the_scale_follows_the_confidence_from_two_to_one(confidence, scale):
     assert torch.allclose(found, torch.tensor(scale), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_undecided_gives_what_a_fixed_guidance_gives(temporal_pipeline):
     steering = SyncGuidance(Saying(0.5), MEL, window=8)
     steered = stream(temporal_pipeline, guidance_scale=1.5, steering=steering)
@@ -66,6 +67,7 @@ def test_a_judge_that_is_undecided_gives_what_a_fixed_guidance_gives(temporal_pi
     assert len(steering.confidences) == 2 * 5  # two windows, five drafts of each
 
 
+@pytest.mark.slow
 def test_a_draft_out_of_sync_is_guided_more(temporal_pipeline):
     apart = [
         (stream(temporal_pipeline, guidance_scale=1.5, steering=SyncGuidance(Saying(c), MEL, window=8))

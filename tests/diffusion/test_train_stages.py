@@ -166,6 +166,7 @@ def test_two_processes_train_one_network(inputs, tmp_path):
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 6  # mel and tokens of 3 clips
 
 
+@pytest.mark.slow
 def test_the_results_hold_the_average_and_go_back_to_upstream(script, inputs, tmp_path, light):
     out = tmp_path / "run"
     steps = ("run.max_train_steps=3", "ckpt.save_ckpt_steps=2", f"data.train_output_dir={out}")
@@ -299,6 +300,7 @@ def make_bad_footage(folder):
     }
 
 
+@pytest.mark.slow
 def test_footage_that_cannot_serve_is_one_line(script, inputs, tmp_path):
     for name, words in make_bad_footage(tmp_path).items():
         out = tmp_path / f"{name}_run"
@@ -322,6 +324,7 @@ def test_a_run_folder_of_another_configuration_is_kept_and_refused(script, input
     assert code == 2 and "data.clips (3 there, 4 now)" in told
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_was_there(script, inputs, tmp_path, light, monkeypatch):
     out = f"data.train_output_dir={tmp_path / 'run'}"
     assert script(inputs, out, "run.max_train_steps=1")[0] == 0
@@ -347,6 +350,7 @@ def test_a_full_disk_keeps_what_was_there(script, inputs, tmp_path, light, monke
     assert all(torch.equal(pipeline.unet.state_dict()[name], value) for name, value in second.items())
 
 
+@pytest.mark.slow
 def test_videos_in_a_folder_and_in_a_list_train_as_well(script, inputs, tmp_path, light):
     for number in range(2):
         write_face_video(tmp_path / "videos" / f"{number}.mp4", seed=number)

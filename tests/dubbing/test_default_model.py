@@ -72,6 +72,7 @@ def still_face(resolution: int) -> torch.Tensor:
     return normalize(align([seen.frame.image], matrix, resolution))
 
 
+@pytest.mark.slow
 def test_silence_and_speech_give_other_mouths():
     pipeline, name = load_model(None, torch.device("cpu"), torch.float32)
     assert "embedded" in name

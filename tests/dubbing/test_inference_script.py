@@ -118,6 +118,7 @@ def test_odd_names_are_just_names(inference, clips, tmp_path, monkeypatch, name)
     assert "draw" in printed.out
 
 
+@pytest.mark.slow
 def test_profiled_runs_come_with_a_table_of_parts_and_files(inference, clips, tmp_path):
     paths = ("--video", clips / "face.mp4", "--audio", clips / "speech.wav", "--output", tmp_path / "out.mp4")
     code, printed = inference(*paths, "--profile", "--num_profile_runs", 1)

@@ -51,6 +51,7 @@ def test_only_the_mouth_changes(model, clips, tmp_path):
     assert change[:80].mean() < 2 and change[:, :60].mean() < 2
 
 
+@pytest.mark.slow
 def test_longer_sound_makes_the_picture_go_back_and_forth(model, clips, tmp_path):
     sound = write_sound(tmp_path / "long.wav", 1.2)
     report = latentsync.dub(clips / "face.mp4", sound, tmp_path / "out.mp4", model=model)
@@ -119,6 +120,7 @@ def test_frames_without_a_face_pass_through_and_nothing_shifts(model, tmp_path):
     assert min(change[:9] + change[16:]) > 2 * max(change[9:16])
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_a_frame_and_a_seed_repeats(model, clips, tmp_path):
     def run(name, **options):
         latentsync.dub(clips / "face.mp4", clips / "speech.wav", tmp_path / name, model=model, **options)
@@ -260,6 +262,7 @@ def test_nothing_piles_up_while_no_face_is_seen(model):
     assert most < 12
 
 
+@pytest.mark.slow
 def test_a_long_hold_of_a_variable_rate_keeps_the_picture_as_long_as_the_sound(model, tmp_path):
     times = [Fraction(i, 25) for i in range(12)] + [Fraction(12, 25) + 2 + Fraction(i, 25) for i in range(8)]
     clip = write_clip(tmp_path / "clip.mp4", [portrait()] * 20, 25, times)
@@ -333,6 +336,7 @@ def test_a_seed_out_of_range_is_named():
         DubSettings(seed=10**20)
 
 
+@pytest.mark.slow
 def test_sync_guidance_judges_the_drafts_of_a_job(model, clips, tmp_path):
     widths = {"block_out_channels": [32, 64, 128]}
     audio = {"in_channels": 1, "downsample_factors": [[10, 4], [8, 7], 1], **widths}
@@ -361,6 +365,7 @@ def test_sync_guidance_that_cannot_be_is_refused(options, words, model, clips, t
         latentsync.dub(*inputs, model=model, dtype="float32", **options)
 
 
+@pytest.mark.slow
 def test_frames_of_a_looped_clip_are_encoded_once(model, clips, tmp_path, monkeypatch):
     """Twelve frames, shown back and forth; the smoothed alignment differs a little at the turns."""
     encoded, encode = [], LipsyncPipeline.encode

@@ -74,6 +74,7 @@ def test_what_is_no_size_is_refused_with_the_remedy(text):
         parse_bytes(text)
 
 
+@pytest.mark.slow
 def test_less_memory_means_a_leaner_way_until_none_is_left(pipeline):
     """Every budget is kept, and more memory never means a leaner way."""
     costs, budget = [], 10 * GIB
@@ -155,6 +156,7 @@ def test_a_job_refuses_what_cannot_be_kept(options, words, clips, tmp_path, pipe
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_job_says_its_plan_and_keeps_its_frames(clips, tmp_path, pipeline, caplog):
     report = None
     results = []

@@ -19,6 +19,8 @@ from latentsync.errors import MediaError
 from latentsync.media import VideoReader
 from latentsync.profiling import Profiler, Record, SampledMemory
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 INNER = {"draw/align", "draw/encode", "draw/denoise", "draw/denoise/step", "draw/decode"}
 STAGES = {"load", "hear", "read", "track", "wait", "draw", "compose", "write", "write/finish"} | INNER

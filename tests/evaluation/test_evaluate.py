@@ -16,6 +16,8 @@ from latentsync.face import MediaPipeDetector
 from latentsync.media import VideoReader, read_audio
 from latentsync.preprocess.talker import DrawnTalker, write_talker
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FRAMES = 60
 

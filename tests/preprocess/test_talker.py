@@ -122,6 +122,7 @@ def test_lips_for_any_sound_follow_its_loudness():
     assert abs(int(speech.openness.argmax()) - 37) <= 1 and speech.openness.max() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_packed_talkers_serve_as_training_footage(tmp_path):
     """The doctor finds nothing against them, and the offset that they have."""
     talkers = [
@@ -195,6 +196,7 @@ def test_a_picture_without_a_face_is_no_portrait(detector):
         Portrait.of_picture(np.zeros((48, 64, 3), np.uint8), detector)
 
 
+@pytest.mark.slow
 def test_the_script_packs_and_writes_videos_with_their_truth(tmp_path):
     script = _script()
     flags = {"count": 3, "seconds": 2, "side": 96, "resolution": 48, "offset_frames": 2, "seed": 1}

@@ -89,6 +89,7 @@ def test_a_longer_question_is_several_windows_of_the_same_clip(packed, tmp_path)
         assert torch.equal(faces[3 + number], shown)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_exactly(packed, tmp_path):
     whole = train_syncnet(configured(tmp_path / "whole", packed), Accelerator(cpu=True))
     halves = {"run": {"max_train_steps": 4}, "ckpt": {"save_ckpt_steps": 2}}
@@ -159,6 +160,7 @@ def test_latents_are_seen_through_the_autoencoder(packed, tmp_path):
         Viewer(config, torch.device("cpu"), None)
 
 
+@pytest.mark.slow
 def test_wav2lip_is_trained_and_opened(tmp_path):
     packed = write_packed(tmp_path / "clips", frames=[40, 40], side=256)
     config = configured(

@@ -98,6 +98,7 @@ def test_the_transformer_agrees_with_upstream(golden):
             check(transformer.encode(*tokens), tensors, info, "hidden")
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @torch.no_grad()
 def test_the_whole_offset_model_agrees_with_upstream(golden):
