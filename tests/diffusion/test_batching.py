@@ -23,6 +23,7 @@ def drawn(pipeline, frames, monkeypatch, batching=None, memory=None, steps=2, **
     return torch.stack(list(pipeline.stream(faces, windows, noise, settings, memory=memory)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batching", "frames"),
     [

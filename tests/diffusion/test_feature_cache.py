@@ -92,6 +92,7 @@ def flops(unet: UNet3DConditionModel, cache: FeatureCache | None) -> int:
     return counter.get_total_flops()
 
 
+@pytest.mark.slow
 def test_each_branch_costs_more_and_the_first_runs_one_layer_only():
     unet = small_unet()
     costs = []
@@ -141,6 +142,7 @@ def test_a_branch_beyond_the_network_is_refused():
         unet(*small_inputs(), cache=FeatureCache(branch=9))
 
 
+@pytest.mark.slow
 def test_the_deepcache_package_works_on_our_pipeline_too(temporal_pipeline):
     """Its helper hooks blocks by name; its steps are those of our own cache."""
     helper_class = pytest.importorskip("DeepCache").DeepCacheSDHelper

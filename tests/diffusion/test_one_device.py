@@ -22,6 +22,7 @@ def on_meta(batch):
     return type(batch)(*(value.to(META) for value in batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1.0, None])
 @pytest.mark.parametrize("latent_sync", [False, True])
 def test_a_step_of_two_stages_computes_where_its_batch_is(tmp_path, alpha, latent_sync):

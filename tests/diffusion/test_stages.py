@@ -225,6 +225,7 @@ def test_the_generator_decides_all_that_is_random(teachers):
     assert all(torch.equal(one[name], same[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_memory_not_gradients(tmp_path):
     batch, found = random_batch(clips=1), []
     for saves_memory in (False, True):

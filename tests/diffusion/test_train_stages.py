@@ -226,6 +226,7 @@ def test_only_the_chosen_weights_move(script, inputs, tmp_path, light):
     assert moved and all(".motion_modules." in name or ".attentions." in name for name in moved)
 
 
+@pytest.mark.slow
 def test_lora_learns_beside_frozen_weights_and_comes_back_three_ways(script, inputs, tmp_path, light):
     pytest.importorskip("peft")
     base, out = tmp_path / "base", tmp_path / "person"

@@ -72,6 +72,7 @@ def test_duration_rules(model, clips, tmp_path, duration, frames):
     assert report.frames == frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fps", [Fraction(30), Fraction(30000, 1001), Fraction(50), Fraction(12)])
 def test_the_source_keeps_its_own_frame_rate(model, tmp_path, fps):
     clip = write_clip(tmp_path / "clip.mp4", [portrait(i / 4) for i in range(14)], fps)
@@ -100,6 +101,7 @@ def test_a_variable_rate_stays_as_it_is(model, tmp_path):
     assert len(found) >= 11
 
 
+@pytest.mark.slow
 def test_frames_without_a_face_pass_through_and_nothing_shifts(model, tmp_path):
     """LS#107, LS#18: five faceless frames killed a job of 630; skipping them shifted the rest."""
     images = [portrait()] * 10 + [empty()] * 5 + [portrait()] * 10
@@ -141,6 +143,7 @@ def test_opening_a_model_in_float16_on_a_cpu_does_not_say_that_it_cannot_run(mod
     assert "accelerator" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_loaded_pipeline_serves_many_jobs(model, clips, tmp_path):
     pipeline = latentsync.LipsyncPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)

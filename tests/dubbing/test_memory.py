@@ -92,6 +92,7 @@ def test_less_memory_means_a_leaner_way_until_none_is_left(pipeline):
     assert costs[0] == (0, False, -8)
 
 
+@pytest.mark.slow
 def test_without_a_device_nothing_is_put_away(pipeline):
     plan = plan_memory(pipeline, budget_bytes=10 * GIB, has_device=False)
     assert plan.offload == "none"
@@ -100,6 +101,7 @@ def test_without_a_device_nothing_is_put_away(pipeline):
         plan_memory(pipeline, budget_bytes=1000, has_device=False)
 
 
+@pytest.mark.slow
 def test_windows_at_a_time_get_fewer_until_they_fit(pipeline):
     wanted = Batching(8, windows=8)
     most = plan_memory(pipeline, budget_bytes=10 * GIB, batching=wanted, has_device=False)
@@ -132,6 +134,7 @@ def test_an_offloaded_pipeline_is_left_as_its_owner_made_it(pipeline):
         lay_out(pipeline, CPU, vram="8GB")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -69,6 +69,7 @@ def test_the_report_says_which_weights_at_which_size(released, clips, tmp_path):
     json.dumps(report.settings)
 
 
+@pytest.mark.slow
 def test_batch_size_changes_no_frame(released, clips, tmp_path):
     images = []
     for size in (None, 3):

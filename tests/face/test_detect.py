@@ -123,6 +123,7 @@ def test_wrong_pictures_are_named(detector):
         detector.detect(np.zeros((64, 64, 3), np.float32))
 
 
+@pytest.mark.slow
 def test_importing_is_free_and_starting_is_silent():
     """In a process of its own: mediapipe is loaded when a detector is made, and writes nothing even then."""
     pytest.importorskip("mediapipe")

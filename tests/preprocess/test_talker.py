@@ -56,6 +56,7 @@ def offset_of(mouth, waveform):
     return peak(curve)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["drawn", "portrait"])
 def test_a_detector_finds_the_face_and_its_lips_move_as_the_truth_says(kind, portrait, detector):
     talker = make(kind, portrait, seed=3)

@@ -48,6 +48,7 @@ def contradict(samples):
     samples["faces"][1], samples["mel"][1] = samples["faces"][0], samples["mel"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "wanted"),
     [

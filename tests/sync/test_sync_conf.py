@@ -83,6 +83,7 @@ def test_rows_and_a_summary_are_shown_else(videos, weights):
     assert "1 of 1 videos judged by embedded: mean confidence" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -31,6 +31,7 @@ def call(monkeypatch, script: str, *arguments: object) -> int:
 TRAIN, ACCURACY = "scripts/train_syncnet.py", "eval/syncnet_acc.py"
 
 
+@pytest.mark.slow
 def test_train_then_ask(monkeypatch, capsys, packed, tmp_path):
     config = tiny_config(tmp_path, packed)
     assert call(monkeypatch, TRAIN, "--config_path", config, "run.max_train_steps=2") == 0

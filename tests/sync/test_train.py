@@ -106,6 +106,7 @@ def test_pairs_with_labels_as_upstream(packed, tmp_path):
     assert len(rows) == 4 and all(row["loss"] == row["bce"] for row in rows)
 
 
+@pytest.mark.slow
 def test_the_best_answer_is_kept_and_not_the_last(packed, tmp_path, monkeypatch):
     from latentsync.sync import accuracy, train
 
@@ -131,6 +132,7 @@ def test_the_best_answer_is_kept_and_not_the_last(packed, tmp_path, monkeypatch)
     assert torch.equal(seen[2][1], seen[1][1]) and torch.equal(weights(network), seen[1][1])
 
 
+@pytest.mark.slow
 def test_latents_are_seen_through_the_autoencoder(packed, tmp_path):
     torch.manual_seed(0)
     vae = AutoencoderKL(
@@ -205,6 +207,7 @@ def test_a_resumed_run_must_be_the_same(packed, tmp_path):
         train_syncnet(changed, Accelerator(cpu=True))
 
 
+@pytest.mark.slow
 def test_a_loss_that_stays_at_ln_2_raises_the_alarm(tmp_path, monkeypatch):
     """Every clip has the sound of another time: there is nothing to learn, and the alarm says so."""
     monkeypatch.setattr("latentsync.sync.train.STUCK_WITHIN", 0.3)  # of a network that was never trained

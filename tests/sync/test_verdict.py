@@ -64,6 +64,7 @@ def test_the_offset_of_a_video_is_found_and_what_is_resampled_is_said(
     }
 
 
+@pytest.mark.slow
 def test_each_of_two_faces_is_judged_and_the_one_that_speaks_is_chosen(tmp_path, judge, detector):
     pictures, sound = two_faces(70, offset=4)
     path = write_video(tmp_path / "two.mp4", pictures, sound=sound[None], rate=RATE)
@@ -76,6 +77,7 @@ def test_each_of_two_faces_is_judged_and_the_one_that_speaks_is_chosen(tmp_path,
     assert line["offset_frames"] == 4 and len(line["tracks"]) == 2
 
 
+@pytest.mark.slow
 def test_a_cut_parts_the_tracks_and_each_has_its_own_sound(tmp_path, judge, detector):
     levels = level(160)
     first = lit(portrait(), levels[:75])
@@ -134,6 +136,7 @@ def test_a_file_that_is_no_video_is_a_row_too(tmp_path, judge, detector):
         assert words in shift_test(tmp_path / name, judge, detector, (3,)).invalid
 
 
+@pytest.mark.slow
 def test_known_shifts_are_found_relative_to_the_clips_own_offset(tmp_path, judge, detector):
     path = write_lit(tmp_path / "a.mp4", frames=90, offset=2)
     verdict = shift_test(path, judge, detector, (-8, -3, 0, 5, 12))
@@ -160,6 +163,7 @@ def test_a_judge_that_finds_nothing_is_told_so(tmp_path, detector):
     assert verdict.errors == (8, None, None) and "-8 -> +0 !" in shift_row(verdict)
 
 
+@pytest.mark.slow
 def test_a_summary_counts_what_was_judged(tmp_path, judge, detector):
     good = [judge_clip(write_lit(tmp_path / f"{k}.mp4", offset=k), judge, detector) for k in (1, 3, 6)]
     bad = judge_clip(tmp_path / "absent.mp4", judge, detector)

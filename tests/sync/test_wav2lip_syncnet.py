@@ -30,6 +30,7 @@ def pairs(batch=2):
     return frames, torch.rand(batch, 1, 80, 16, generator=generator) * 8 - 4
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 def test_embeddings_agree_with_upstream(golden):
     info, weights, tensors = golden("latentsync", "wav2lip_syncnet")

@@ -64,6 +64,7 @@ class FullDisk:
         monkeypatch.setattr(state, function, write)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["save_model", "save_file"])
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, monkeypatch, function):
     FullDisk(monkeypatch, function, OSError(28, "No space left on device"))
