@@ -23,12 +23,13 @@ from transformers import WhisperModel
 from latentsync.audio.whisper import encode_blocks, inner_context
 from latentsync.audio.windows import stream_windows
 from latentsync.diffusion.condition import Condition, EncodedFace, FaceMemory
+from latentsync.diffusion.finish import Finish
 from latentsync.diffusion.guided import GuidedUNet
 from latentsync.diffusion.losses import predicted_latents
 from latentsync.diffusion.noise import draw_noise, released_scheduler
 from latentsync.diffusion.original import download, find_original, open_original
 from latentsync.diffusion.reference import hide_mouth
-from latentsync.diffusion.refine import Neighbours, check_refiner, refined, refiner_input, with_drawn_lips
+from latentsync.diffusion.refine import Neighbours, check_refiner
 from latentsync.diffusion.runs import Run, Steadied, blend, cut_runs
 from latentsync.diffusion.sampling import Batching, Sampling, StepCallback
 from latentsync.diffusion.unet import UNet3DConditionModel
@@ -55,7 +56,8 @@ class LipsyncPipeline(DiffusionPipeline):
     itself but one so many frames away in the window, whose jaw tells nothing of the frame's own.
     `guidance_region` "lips" (else "all") guides the lips alone; what guidance adds elsewhere is flicker.
     `steady_frames` is how many frames before and after one its skin, not its lips, is averaged with.
-    `refiner` (see `refine`) gives drawn faces the skin of the footage, out of a frame `reference_shift` away.
+    `refiner` (see `refine`) gives drawn faces the skin of the footage, and `match_colour` (see `colour`) its
+    colours, both out of a frame `reference_shift` away.
     """
 
     model_cpu_offload_seq = "unet->vae->refiner"
@@ -79,6 +81,7 @@ class LipsyncPipeline(DiffusionPipeline):
         reference_shift: int = 0,
         guidance_region: str = "all",
         steady_frames: int = 0,
+        match_colour: bool = False,
         refiner: UNet2DModel | None = None,
     ) -> None:
         super().__init__()
@@ -92,6 +95,10 @@ class LipsyncPipeline(DiffusionPipeline):
                 raise ValueError(f"{name} {frames!r}: expected a whole number from 0 to window ({window})")
         if refiner is not None:
             check_refiner(refiner, resolution)
+        if match_colour and reference_shift < 1:
+            raise ValueError(
+                "match_colour takes colours from another frame: it needs a reference_shift above 0"
+            )
         if guidance_region not in GUIDANCE_REGIONS:
             raise ValueError(
                 f"guidance_region {guidance_region!r} is unknown; expected {' or '.join(GUIDANCE_REGIONS)}"
@@ -111,11 +118,12 @@ class LipsyncPipeline(DiffusionPipeline):
             reference_shift=reference_shift,
             guidance_region=guidance_region,
             steady_frames=steady_frames,
+            match_colour=match_colour,
         )
         self.resolution, self.fps, self.window = resolution, fps, window
         self.paste_region, self.hide_reference_mouth = paste_region, hide_reference_mouth
         self.reference_shift, self.guidance_region = reference_shift, guidance_region
-        self.steady_frames = steady_frames
+        self.steady_frames, self.match_colour = steady_frames, match_colour
         self.batching = Batching(frames=window)
         self.set_overlap(overlap)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -239,7 +247,7 @@ class LipsyncPipeline(DiffusionPipeline):
         memory: FaceMemory | None = None,
     ) -> Iterator[Tensor]:
         """Drawn faces (3, R, R), one by one, of a run of neighbouring frames; holds `batching.windows` + 1
-        windows at most, and for a refiner half a window of faces that have passed.
+        windows at most, and for a refiner or colours half a window of faces that have passed.
 
         They are the network's pictures, kept region included: `compose`, or a Composer, puts the mouth into
         the original. `first_frame` is the run's place in the soundtrack, for `settings.steering`; `memory`
@@ -249,17 +257,16 @@ class LipsyncPipeline(DiffusionPipeline):
         a window is denoised together with the frames before it.
         """
         held: list[Tensor] = []  # latents of the last frames seen, waiting for the next window's opinion
-        steadied = Steadied(lips_region(noise.shape[-1]), self.steady_frames)
-        neighbours = None if self.refiner is None else Neighbours(min(self.reference_shift, self.window // 2))
-        heard = zip(self._noted(faces, neighbours), audio_windows, strict=True)
+        finish = self._finish(noise.shape[-1])
+        heard = zip(finish.noting(faces), audio_windows, strict=True)
         runs = self._runs(heard, first_frame, memory)
         while batch := list(itertools.islice(runs, self.batching.windows)):
             for run, latents in zip(batch, self._denoise_runs(batch, noise, settings), strict=True):
                 latents = blend(held, list(latents.unbind(1))[-(run.fresh + len(held)) :])
                 ready = len(latents) if run.is_last else len(latents) - self.overlap
-                yield from self._finish(steadied.add(latents[:ready]), neighbours)
+                yield from finish.faces(latents[:ready])
                 held = latents[ready:]
-        yield from self._finish(steadied.add(held) + steadied.end(), neighbours)
+        yield from finish.faces(held, is_last=True)
 
     def mask(self) -> Tensor:
         """The mouth mask (1, R, R): 1 = keep, 0 = regenerate."""
@@ -422,23 +429,15 @@ class LipsyncPipeline(DiffusionPipeline):
                 drawn += self.denoise_windows(noise, conditions, tokens, settings, first_frames)
         return drawn
 
-    @staticmethod
-    def _noted(faces: Iterable[Tensor], neighbours: Neighbours | None) -> Iterator[Tensor]:
-        """`faces`, each kept for the refiner as it passes."""
-        for face in faces:
-            if neighbours is not None:
-                neighbours.add(face)
-            yield face
-
-    def _finish(self, latents: list[Tensor], neighbours: Neighbours | None) -> Iterator[Tensor]:
-        """Decode latents that are final, and refine what they show."""
-        if latents:
-            with stage("decode"):
-                drawn = self.decode(torch.stack(latents, dim=1))
-            if self.refiner is not None and neighbours is not None:
-                with stage("refine"):
-                    faces, others = (part.to(drawn) for part in neighbours.take(len(drawn)))
-                    seen = refiner_input(drawn, faces, others, self.mask().to(drawn))
-                    mended = refined(self.refiner, drawn, seen.to(self.refiner.dtype))
-                    drawn = with_drawn_lips(drawn, mended)
-            yield from drawn.unbind(0)
+    def _finish(self, latent_side: int) -> Finish:
+        """The last steps of a new stream."""
+        looks_around = self.match_colour or self.refiner is not None
+        distance = min(self.reference_shift, self.window // 2)
+        return Finish(
+            self.decode,
+            self.mask(),
+            Steadied(lips_region(latent_side), self.steady_frames),
+            Neighbours(distance) if looks_around else None,
+            self.refiner,
+            match_colour=self.match_colour,
+        )

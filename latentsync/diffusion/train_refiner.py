@@ -31,6 +31,7 @@ from latentsync.training import LoopConfig, Losses, drawn_batches, fit, record_c
 from latentsync.training.files import writing
 
 SAMPLES_PER_FRAME = 640
+NO_PART_OF_DRAFTS = ("vae", "unet", "audio_encoder", "refiner", "match_colour")  # or known by its weights
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,7 @@ def drawing_key(pipeline: LipsyncPipeline, frames: int) -> str:
     parts = [weights_key(part) for part in (pipeline.vae, pipeline.unet, pipeline.audio_encoder)]
     told = {name: str(value) for name, value in pipeline.config.items() if not name.startswith("_")}
     told |= {"scheduler": str(sorted(pipeline.scheduler.config.items())), "frames": str(frames)}
-    told = {
-        name: value for name, value in told.items() if name not in ("vae", "unet", "audio_encoder", "refiner")
-    }
+    told = {name: value for name, value in told.items() if name not in NO_PART_OF_DRAFTS}
     text = json.dumps([*parts, told], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -258,7 +257,7 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
     held_back = load_clips(config.data, "val")
     drawing = open_folder(Path(config.pipeline), pick_dtype("auto", device)).to(device)
     drawing.set_progress_bar_config(disable=True)
-    drawing.refiner = None
+    drawing.refiner, drawing.match_colour = None, False  # the refiner comes first
     with accelerator.main_process_first():  # the others read what it has drawn
         parts = {"pipeline": drawing, "folder": folder / "drafts", "frames": config.frames_per_clip}
         data = DraftData(draw_drafts(clips, variants=config.variants, **parts), config)

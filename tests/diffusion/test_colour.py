@@ -1,0 +1,89 @@
+"""Colours of the footage on drawn faces: cast and light are mended, shapes stay, other lips are not taken."""
+
+import pytest
+import torch
+
+from latentsync.diffusion.colour import FootageColour
+from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.face.mask import lips_region, mouth_mask
+
+SIDE = 64
+
+
+@pytest.fixture
+def faces():
+    """Two faces of smooth colours."""
+    torch.manual_seed(0)
+    coarse = torch.rand(2, 3, 4, 4) - 0.5
+    return torch.nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bicubic", align_corners=True)
+
+
+def test_a_cast_goes_everywhere_and_at_the_lips_too(faces):
+    cast = torch.tensor([0.3, -0.2, 0.1]).view(3, 1, 1)
+    found = FootageColour().apply(faces + cast, faces, faces, mouth_mask(SIDE))
+    assert torch.allclose(found, faces, atol=1e-5)
+
+
+def test_light_from_one_side_is_mended(faces):
+    slope = 0.4 * torch.linspace(-1, 1, SIDE)
+    found = FootageColour().apply(faces + slope, faces, faces, mouth_mask(SIDE))
+    assert (found - faces).abs().mean() < 0.1 * slope.abs().mean()
+
+
+def test_what_is_fine_stays_as_drawn(faces):
+    stripes = 0.3 * (-1.0) ** torch.arange(SIDE)
+    found = FootageColour().apply(faces + stripes, faces, faces, mouth_mask(SIDE))
+    assert (found - faces - stripes).abs().mean() < 0.02
+
+
+def test_the_own_hidden_mouth_is_not_looked_at(faces):
+    mask, drawn = mouth_mask(SIDE), torch.zeros_like(faces)
+    found = FootageColour().apply(drawn, faces, faces, mask)
+    hidden = (mask == 0).float()
+    own = FootageColour().apply(drawn, faces + 0.5 * hidden, faces, mask)
+    assert torch.allclose(found, own, atol=1e-6)
+    other = FootageColour().apply(drawn, faces, faces + 0.5 * hidden, mask)
+    assert (other - found)[..., mask[0] == 0].mean() > 0.3
+
+
+def test_lips_of_other_frames_count_by_their_mean_alone(faces):
+    """Another mouth that blinks: what it adds at the lips does not blink with it, and is half its light."""
+    mask = mouth_mask(SIDE)
+    lips = (lips_region(SIDE) > 0.9) & (mask[0] == 0)
+    still = faces[:1].expand(120, -1, -1, -1)
+    blinks = (torch.arange(120) % 2).float().view(-1, 1, 1, 1)
+    colour, drawn = FootageColour(), torch.zeros_like(still)
+    parts = [
+        colour.apply(drawn[part], still[part], (still + 0.6 * blinks * lips)[part], mask)
+        for part in (slice(0, 16), slice(16, 17), slice(17, 120))
+    ]
+    light = (torch.cat(parts) - FootageColour().apply(drawn, still, still, mask))[..., lips].mean(dim=(1, 2))
+    assert light.std() < 0.02 and 0.15 < light.mean() < 0.35
+    whole = FootageColour().apply(drawn, still, still + 0.6 * blinks * lips, mask)
+    assert torch.allclose(whole, torch.cat(parts), atol=1e-5)  # however the stream is cut
+
+
+def test_a_pipeline_remembers_it_and_draws_other_colours(frame_pipeline, tmp_path):
+    settings = {name: value for name, value in frame_pipeline.config.items() if not name.startswith("_")}
+    settings = {name: value for name, value in settings.items() if name not in frame_pipeline.components}
+    with pytest.raises(ValueError, match="needs a reference_shift above 0"):
+        LipsyncPipeline(
+            **frame_pipeline.components, **settings | {"match_colour": True, "reference_shift": 0}
+        )
+    shifted = settings | {"reference_shift": 2}
+    matching = LipsyncPipeline(**frame_pipeline.components, **shifted | {"match_colour": True})
+    matching.save_pretrained(tmp_path / "matching")
+    assert LipsyncPipeline.from_pretrained(tmp_path / "matching").match_colour
+    plain = LipsyncPipeline(**frame_pipeline.components, **shifted)
+    generator = torch.Generator().manual_seed(1)
+    faces = torch.rand(20, 3, plain.resolution, plain.resolution, generator=generator) - 0.5
+    windows = torch.stack(list(plain.audio_windows(torch.rand(20 * 640, generator=generator), 20)))
+    drawn, matched = (
+        torch.stack(
+            list(one.stream(faces, windows, plain.draw_noise(generator.manual_seed(2)), one.sampling(1, 1.0)))
+        )
+        for one in (plain, matching)
+    )
+    others = torch.stack([faces[i - 2 if i >= 2 else i + 2] for i in range(20)])
+    wanted = FootageColour().apply(drawn, faces, others, plain.mask())
+    assert torch.allclose(matched, wanted, atol=1e-4) and not torch.allclose(matched, drawn, atol=0.05)
