@@ -4,8 +4,8 @@ goes on.
     python scripts/train_default.py --list data/clips.csv --work runs/tiny
 
 The list is a CSV with the header path,speaker,split. The result is WORK/refiner/pipeline, a model folder. On
-two CPU cores the stages took us about 10 minutes (packing), 25 (autoencoder) and, on one of them, 10 (audio
-encoder, which listens to spoken sentences first, read aloud by flite), 45 (denoiser) and 40 (refiner).
+two CPU cores the stages took us about 10 minutes (packing), 25 (autoencoder), 15 (audio encoder), an hour
+(denoiser) and, on one of them, 40 minutes (refiner).
 """
 
 import argparse
@@ -60,18 +60,9 @@ def run(flags: argparse.Namespace) -> None:
             f"data={packed}",
             f"output={vae}",
         )
-    sentences = flags.work / "sentences.safetensors"
-    if not sentences.is_file():
-        do("make_sentences.py", "--output", sentences)
     if not (audio / "audio_encoder").is_dir():
-        do(
-            "train_audio.py",
-            "--config",
-            CONFIGS / "audio_encoder/tiny.yaml",
-            f"data={packed}",
-            f"phones.sentences={sentences}",
-            f"output={audio}",
-        )
+        config = CONFIGS / "audio_encoder/tiny.yaml"
+        do("train_audio.py", "--config", config, f"data={packed}", f"output={audio}")
     data = (
         f"data.packed={packed}",
         f"data.vae={vae / 'vae'}",

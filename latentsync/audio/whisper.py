@@ -5,7 +5,7 @@ bytedance/LatentSync over openai/whisper: all hidden states *before* the final l
 zero-padded in the mel domain.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,6 @@ from transformers import WhisperConfig, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from latentsync.audio.mel import whisper_mel
-
-MelChange = Callable[[Tensor], Tensor]
 
 COLUMNS_PER_ROW = 2  # the encoder's second convolution has stride 2: 100 mel columns/s -> 50 rows/s
 OPENAI_KEYS = (  # openai/whisper name -> transformers name; applied in this order
@@ -34,16 +32,13 @@ OPENAI_KEYS = (  # openai/whisper name -> transformers name; applied in this ord
 )
 
 
-def encode(
-    waveform: Tensor, model: WhisperModel, *, context: int = 0, change: MelChange | None = None
-) -> Tensor:
+def encode(waveform: Tensor, model: WhisperModel, *, context: int = 0) -> Tensor:
     """Hidden states (T50, L + 1, D) of `waveform` (T,) at 16 kHz, 50 rows a second, float32.
 
     `context` rows are added on either side of an inner window and thrown away, so that nothing is heard at
-    the joint; 0 cuts the sound as upstream does. `change` alters the whole mel (bands, columns) first, for
-    training. Raises: ValueError for a waveform shorter than 25 ms.
+    the joint; 0 cuts the sound as upstream does. Raises: ValueError for a waveform shorter than 25 ms.
     """
-    return torch.cat(list(encode_blocks(waveform, model, context=context, change=change)))
+    return torch.cat(list(encode_blocks(waveform, model, context=context)))
 
 
 def inner_context(model: WhisperModel) -> int:
@@ -51,16 +46,13 @@ def inner_context(model: WhisperModel) -> int:
     return min(50, int(model.config.max_source_positions) // 4)
 
 
-def encode_blocks(
-    waveform: Tensor, model: WhisperModel, *, context: int = 0, change: MelChange | None = None
-) -> Iterator[Tensor]:
+def encode_blocks(waveform: Tensor, model: WhisperModel, *, context: int = 0) -> Iterator[Tensor]:
     """`encode` window by window: blocks (t, L + 1, D) whose lengths add up to T50."""
     positions = int(model.config.max_source_positions)
     if not 0 <= 2 * context < positions:
         raise ValueError(f"context must be in [0, {positions // 2}) rows, got {context}")
     weight = model.encoder.conv1.weight
-    mel = whisper_mel(waveform, int(model.config.num_mel_bins))
-    mel = (mel if change is None else change(mel)).to(weight)
+    mel = whisper_mel(waveform, int(model.config.num_mel_bins)).to(weight)
     start = 0
     while start * COLUMNS_PER_ROW < mel.shape[1]:
         first = max(0, start - context)

@@ -4,10 +4,8 @@ A sample is one frame: its noisy latents, its masked latents, a reference frame 
 near it, and the audio tokens of its time. `B` batch, `C h w` latents, `N D` tokens, `K` mouth measures.
 """
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +19,6 @@ from transformers import WhisperModel
 
 from latentsync.audio.whisper import encode, inner_context
 from latentsync.audio.windows import frame_windows
-from latentsync.diffusion.augment_sound import change_sound
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng
 from latentsync.diffusion.latents import ClipLatents, cached_latents, weights_key
 from latentsync.diffusion.losses import MouthReader, predicted_latents, region_weights
@@ -40,9 +37,8 @@ PATHS = ("packed", "vae", "audio_encoder", "output")  # of the data: a run may m
 @dataclass(frozen=True)
 class DataConfig:
     """Paths, and how much of the footage is encoded: `clip_stride` takes every n-th clip of a speaker,
-    `frame_stride` every n-th frame of a clip; `variants` colours a clip in so many ways, and
-    `sound_variants` lets it be heard in so many (the first is the clip as it is). Distances are from the
-    target frame: of the reference at least, of the borrowed visible face from and to.
+    `frame_stride` every n-th frame of a clip; `variants` colours a clip in so many ways. Distances are from
+    the target frame: of the reference at least, of the borrowed visible face from and to.
     """
 
     packed: str = "???"
@@ -50,7 +46,6 @@ class DataConfig:
     audio_encoder: str = "???"
     output: str = "???"
     variants: int = 2
-    sound_variants: int = 1
     clip_stride: dict[str, int] = field(default_factory=dict)
     frame_stride: int = 1
     reference_distance_frames: int = 8
@@ -108,15 +103,15 @@ class TrainUNetConfig:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A clip ready to train on: latents of each variant, tokens (F, N, D) float16 of each sound variant,
-    mouth motion (F, K) in spreads.
+    """A clip ready to train on: latents of each variant, tokens (F, N, D) float16, mouth motion (F, K) in
+    spreads.
 
     F counts every `frame_stride`-th frame.
     """
 
     clip: Clip
     variants: list[ClipLatents]
-    tokens: list[Tensor]
+    tokens: Tensor
     motion: Tensor
 
     @property
@@ -163,7 +158,7 @@ class LatentData:
             rows.append(
                 (
                     *(torch.from_numpy(np.array(x)).float() for x in latents),
-                    clip.tokens[int(rng.integers(len(clip.tokens)))][frame].float(),
+                    clip.tokens[frame].float(),
                     clip.motion[frame],
                 )
             )
@@ -192,7 +187,6 @@ def prepare(
     folder: Path,
     *,
     variants: int,
-    sound_variants: int,
     stride: int,
     spread: np.ndarray,
     accelerator: Accelerator,
@@ -202,21 +196,15 @@ def prepare(
     for number, clip in enumerate(clips):
         with accelerator.autocast():
             latents = [cached_latents(clip, n, vae, key, folder, stride=stride) for n in range(variants)]
-        tokens = [heard(clip, n, audio_encoder)[::stride] for n in range(sound_variants)]
+        features = encode(
+            torch.from_numpy(clip.waveform), audio_encoder, context=inner_context(audio_encoder)
+        )
+        tokens = frame_windows(features.cpu(), FPS, frames=clip.frames).half()[::stride]
         motion = torch.from_numpy(clip.mouth_motion() / spread).float()[::stride]
         prepared.append(Prepared(clip, latents, tokens, motion))
         if number % 50 == 0:
             accelerator.print(f"prepared {number + 1} of {len(clips)} clips")
     return prepared
-
-
-def heard(clip: Clip, variant: int, audio_encoder: WhisperModel) -> Tensor:
-    """Audio tokens (F, N, D) float16 of a clip: variant 0 as it sounds, others in other voices and rooms."""
-    rng = np.random.default_rng([zlib.crc32(clip.name.encode()), variant])
-    change = None if variant == 0 else partial(change_sound, rng=rng)
-    waveform, context = torch.from_numpy(clip.waveform), inner_context(audio_encoder)
-    features = encode(waveform, audio_encoder, context=context, change=change)
-    return frame_windows(features.cpu(), FPS, frames=clip.frames).half()
 
 
 def train_reader(data: LatentData, *, seed: int, device: torch.device) -> MouthReader:
@@ -295,7 +283,7 @@ def read_correlation(
         reference = latents.roll(frames // 2, dims=1)
         reference = hide_mouth(reference, masked) if config.inference.hide_reference_mouth else reference
         condition = Condition(hole[:, None].expand(-1, frames, -1, -1), masked, reference)
-        tokens = prepared.tokens[0].float()
+        tokens = prepared.tokens.float()
         right, wrong = (
             reader(pipeline.denoise(noise, condition, heard, settings).transpose(0, 1)).cpu().numpy()
             for heard in (tokens, tokens.roll(frames // 2, dims=0))
@@ -316,21 +304,11 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
     clips = load_clips(config.data.packed, "train", stride=config.data.clip_stride)
     spread = np.concatenate([clip.mouth_motion() for clip in clips]).std(axis=0)
     parts = {"folder": folder / "latents", "spread": spread, "accelerator": accelerator}
-    strides = {
-        "variants": config.data.variants,
-        "sound_variants": config.data.sound_variants,
-        "stride": config.data.frame_stride,
-    }
+    strides = {"variants": config.data.variants, "stride": config.data.frame_stride}
     with accelerator.main_process_first():  # the others read what it has cached
         data = LatentData(prepare(clips, vae, audio_encoder, **strides, **parts), config)
         held_back = prepare(
-            load_clips(config.data.packed, "val"),
-            vae,
-            audio_encoder,
-            variants=1,
-            sound_variants=1,
-            stride=1,
-            **parts,
+            load_clips(config.data.packed, "val"), vae, audio_encoder, variants=1, stride=1, **parts
         )
     device = accelerator.device
     reader = train_reader(data, seed=config.loop.seed, device=device)

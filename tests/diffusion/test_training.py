@@ -26,22 +26,12 @@ from latentsync.diffusion.train import (
     denoising_losses,
     train_unet,
 )
-from latentsync.diffusion.train_audio import (
-    AudioConfig,
-    MouthWindows,
-    PhonesConfig,
-    PhoneTeacher,
-    PhoneWindows,
-    TrainAudioConfig,
-    build_encoder,
-    train_audio,
-)
+from latentsync.diffusion.train_audio import AudioConfig, TrainAudioConfig, train_audio
 from latentsync.diffusion.train_refiner import TrainRefinerConfig, train_refiner
 from latentsync.diffusion.train_vae import TrainVaeConfig, VaeConfig, train_vae
 from latentsync.dubbing.model import load_model
-from latentsync.errors import ConfigError, FootageError, MediaError
+from latentsync.errors import ConfigError, MediaError
 from latentsync.face import mouth_mask
-from latentsync.footage.sentences import Sentence, Sentences, save_sentences
 from latentsync.training import LoopConfig
 
 MEASURES = 6
@@ -138,41 +128,6 @@ def test_the_right_prediction_implies_the_clean_latents(prediction_type):
     assert torch.allclose(found, clean, atol=1e-3)
 
 
-def spoken(rows):
-    """Noise where the phone is 1, silence where it is 0, ten rows each."""
-    phones = (np.arange(rows) // 10 % 2).astype(np.uint8)
-    noise = np.random.default_rng(rows).standard_normal(rows * 320) * 0.1
-    return Sentence((noise * np.repeat(phones, 320)).astype(np.float32), phones)
-
-
-def test_windows_of_sentences_hold_the_phones_that_sound(packed):
-    config = TrainAudioConfig(model=AudioConfig(width=16, heads=2, layers=1, positions=32))
-    windows = PhoneWindows(Sentences(("pau", "aa"), [spoken(200 + n) for n in range(20)]), config)
-    mel, phones = windows.draw(5, 4)
-    assert mel.shape == (4, 80, 64) and phones.shape == (4, 32)
-    loudness = mel.mean(dim=1).unflatten(1, (32, 2)).mean(dim=2)  # a row is two columns
-    for heard, said in zip(loudness, phones, strict=True):
-        assert np.corrcoef(heard.numpy(), said.numpy())[0, 1] > 0.8
-    again = windows.draw(5, 4)
-    assert torch.equal(again[0], mel) and torch.equal(again[1], phones)
-    teacher = PhoneTeacher(build_encoder(config.model), 16, 2)
-    assert 0 <= windows.accuracy(teacher)["phone_accuracy"] <= 1
-    with pytest.raises(FootageError, match=r"more than 16 are needed: raise --count"):
-        PhoneWindows(Sentences(("pau", "aa"), [spoken(200)] * 16), config)
-
-
-def test_windows_of_mouths_open_with_their_sound(packed):
-    """The clips' loudness is their opening: at any pace the two go together."""
-    config = TrainAudioConfig(
-        model=AudioConfig(positions=64), loop=LoopConfig(batch_size=8), data=str(packed), pace=0.3
-    )
-    mels, motions = MouthWindows(load_clips(packed, "train"), config).draw(3)
-    assert mels.shape == (8, 80, 128) and motions.shape == (8, 32, MEASURES)
-    for mel, motion in zip(mels, motions, strict=True):
-        loudness = mel.mean(dim=0).unflatten(0, (32, 4)).mean(dim=1)
-        assert np.corrcoef(loudness.numpy(), motion[:, 0].numpy())[0, 1] > 0.8
-
-
 @pytest.mark.slow
 def test_four_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
     loop = {"steps": 2, "batch_size": 2, "log_every": 1, "save_every": 2, "warmup_steps": 1}
@@ -185,20 +140,10 @@ def test_four_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
     )
     train_vae(vae, Accelerator(cpu=True))
     audio = AudioConfig(width=16, heads=2, layers=1, positions=32)
-    sentences = tmp_path / "sentences.safetensors"
-    save_sentences([spoken(60 + number) for number in range(18)], ["pau", "aa"], sentences)
     train_audio(
-        TrainAudioConfig(
-            str(packed),
-            str(tmp_path / "audio"),
-            model=audio,
-            phones=PhonesConfig(str(sentences), batch_size=2, loop=LoopConfig(**loop)),
-            loop=LoopConfig(**loop),
-        ),
+        TrainAudioConfig(str(packed), str(tmp_path / "audio"), model=audio, loop=LoopConfig(**loop)),
         Accelerator(cpu=True),
     )
-    assert "phone_accuracy" in (tmp_path / "audio/phones/log.jsonl").read_text()
-    assert '"phones"' in (tmp_path / "audio/log.jsonl").read_text()
     config = TrainUNetConfig(
         model={
             "in_channels": 13,
@@ -215,7 +160,6 @@ def test_four_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
             "audio_tokens": 20,
         },
         loop=LoopConfig(**loop),
-        data=DataConfig(sound_variants=2),
     )
     paths = {"packed": packed, "vae": tmp_path / "vae/vae", "audio_encoder": tmp_path / "audio/audio_encoder"}
     for name, path in {**paths, "output": tmp_path / "unet"}.items():
@@ -271,7 +215,7 @@ def numbered_clip(name, frames, size=2):
     )
     clip = Clip(name, "ann", "train", np.zeros(0), np.zeros((frames, 1), np.float32), np.zeros(0, np.float32))
     latents = ClipLatents(latents=-numbers, masked=numbers)
-    return Prepared(clip, [latents], [torch.zeros(frames, 3, 4)], torch.zeros(frames, 1))
+    return Prepared(clip, [latents], torch.zeros(frames, 3, 4), torch.zeros(frames, 1))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
