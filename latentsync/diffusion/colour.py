@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentsync.face.mask import lips_region
 
-COARSE_PX = 32  # colours are compared on a grid of so many squares a side
+SQUARES = 32  # colours are compared on a grid of so many a side, or some more where the side asks for it
 SMOOTH = 3  # squares: over so many is averaged, thrice
 FIRST_FRAMES, MEAN_FRAMES = 8, 50  # the mean over time begins as that of the first, and fades over so many
 LIPS_WIDER = 3.0  # at a third of their soft edge already the lips' own colour is out of the question
@@ -22,7 +22,7 @@ class FootageColour:
     """The colours of one stream of faces; remembers how far off those of the lips were."""
 
     def __init__(self) -> None:
-        self._mean: Tensor | None = None  # of what the lips' squares lack, (3, COARSE_PX, COARSE_PX)
+        self._mean: Tensor | None = None  # of what the lips' squares lack, (3, h, w)
         self._frames = 0
 
     def apply(self, drawn: Tensor, faces: Tensor, others: Tensor, mask: Tensor) -> Tensor:
@@ -30,17 +30,17 @@ class FootageColour:
         R, R) shows those, and of `others` of the same time in the hole.
         """
         side = drawn.shape[-1]
-        squares = (min(COARSE_PX, side),) * 2
+        square = next(px for px in range(max(1, side // SQUARES), 0, -1) if side % px == 0)
         lips = (1 - mask) * (LIPS_WIDER * lips_region(side).to(drawn)).clamp(max=1)
-        around = F.adaptive_avg_pool2d((torch.lerp(others, faces, mask) - drawn) * (1 - lips), squares)
-        within = F.adaptive_avg_pool2d((others - drawn) * lips, squares)
+        around = F.avg_pool2d((torch.lerp(others, faces, mask) - drawn) * (1 - lips), square)
+        within = F.avg_pool2d((others - drawn) * lips, square)
         change = around + self._means(within)
         for _ in range(3):  # nearly a Gaussian
             change = F.avg_pool2d(change, SMOOTH, 1, SMOOTH // 2, count_include_pad=False)
         return drawn + F.interpolate(change, (side, side), mode="bilinear", align_corners=False)
 
     def _means(self, lacking: Tensor) -> Tensor:
-        """The mean over time of what (F, 3, h, w) lack, as of each."""
+        """The mean over time, up to each frame, of what (F, 3, h, w) lack."""
         means = []
         for one in lacking:
             if self._mean is None:

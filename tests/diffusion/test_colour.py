@@ -24,6 +24,13 @@ def test_a_cast_goes_everywhere_and_at_the_lips_too(faces):
     assert torch.allclose(found, faces, atol=1e-5)
 
 
+@pytest.mark.parametrize("side", [24, 40, 104])
+def test_any_size_of_face_will_do(side):
+    drawn = torch.rand(3, 3, side, side)
+    found = FootageColour().apply(drawn + 0.2, drawn, drawn, mouth_mask(side))
+    assert torch.allclose(found, drawn, atol=1e-5)
+
+
 def test_light_from_one_side_is_mended(faces):
     slope = 0.4 * torch.linspace(-1, 1, SIDE)
     found = FootageColour().apply(faces + slope, faces, faces, mouth_mask(SIDE))
