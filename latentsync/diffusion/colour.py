@@ -12,7 +12,8 @@ from torch import Tensor
 
 SQUARES = 32  # colours are compared on a grid of so many a side, or some more where the side asks for it
 SMOOTH = 3  # squares: over so many is averaged, thrice
-FIRST_FRAMES, MEAN_FRAMES = 8, 50  # the mean over time begins as that of the first, and fades over so many
+FIRST_FRAMES = 8  # at most, of those that come together: their mean is where the mean over time begins
+MEAN_FRAMES = 50  # and over so many it fades
 
 
 class FootageColour:
@@ -20,7 +21,7 @@ class FootageColour:
 
     def __init__(self) -> None:
         self._mean: Tensor | None = None  # of what the hole's squares lack, (3, h, w)
-        self._frames = 0
+        self._count = 0  # of frames in that mean
 
     def apply(self, drawn: Tensor, faces: Tensor, others: Tensor, mask: Tensor) -> Tensor:
         """The next `drawn` faces (F, 3, R, R) in the colours of the `faces` they belong to where `mask` (1,
@@ -36,12 +37,13 @@ class FootageColour:
 
     def _means(self, lacking: Tensor) -> Tensor:
         """The mean over time, up to each frame, of what (F, 3, h, w) lack."""
-        means = []
-        for one in lacking:
-            if self._mean is None:
-                self._mean = lacking[:FIRST_FRAMES].mean(dim=0)
-            if self._frames >= FIRST_FRAMES:
-                self._mean = torch.lerp(self._mean, one, 1 / min(self._frames + 1, MEAN_FRAMES))
-            self._frames += 1
+        means: list[Tensor] = []
+        if self._mean is None:
+            first = lacking[:FIRST_FRAMES]
+            self._mean, self._count = first.mean(dim=0), len(first)
+            means += [self._mean] * self._count
+        for one in lacking[len(means) :]:
+            self._count += 1
+            self._mean = torch.lerp(self._mean, one, 1 / min(self._count, MEAN_FRAMES))
             means.append(self._mean)
         return torch.stack(means)

@@ -95,9 +95,10 @@ class LipsyncPipeline(DiffusionPipeline):
                 raise ValueError(f"{name} {frames!r}: expected a whole number from 0 to window ({window})")
         if refiner is not None:
             check_refiner(refiner, resolution)
-        if match_colour and reference_shift < 1:
+        if match_colour and min(reference_shift, window // 2) < 1:
             raise ValueError(
-                "match_colour takes colours from another frame: it needs a reference_shift above 0"
+                "match_colour takes colours from another frame of the window: it needs a reference_shift "
+                f"above 0, not {reference_shift}, and a window above 1, not {window}"
             )
         if guidance_region not in GUIDANCE_REGIONS:
             raise ValueError(

@@ -88,7 +88,7 @@ class InferenceConfig:
     reference_shift: int = 8
     guidance_region: str = "lips"
     steady_frames: int = 1
-    match_colour: bool = True
+    match_colour: bool = False
 
 
 @dataclass(frozen=True)

@@ -70,13 +70,33 @@ def test_lips_of_other_frames_count_by_their_mean_alone(faces):
     assert torch.allclose(whole, torch.cat(parts), atol=1e-5)  # however the stream is cut
 
 
+@pytest.mark.parametrize("first", [1, 3, 8, 20])
+def test_the_mean_follows_a_change_that_lasts(faces, first):
+    """However few frames come first: an odd frame fades, and what lasts is all there is after a while."""
+    mask, still = mouth_mask(SIDE), faces[:1].expand(260, -1, -1, -1)
+    others = still.clone()
+    others[0] += 0.8
+    others[130:] += 0.4
+    colour = FootageColour()
+    parts = [
+        colour.apply(still[part], still[part], others[part], mask)
+        for part in (slice(0, first), slice(first, 260))
+    ]
+    gain = (torch.cat(parts) - still)[..., mask[0] == 0].mean(dim=(1, 2))
+    assert gain[20:130].abs().max() < 0.05 and gain[100] < gain[20]
+    assert 0.15 < gain[165] < 0.28 and 0.3 < gain[259] < gain[258] + 0.01
+
+
 def test_a_pipeline_remembers_it_and_draws_other_colours(frame_pipeline, tmp_path):
     settings = {name: value for name, value in frame_pipeline.config.items() if not name.startswith("_")}
     settings = {name: value for name, value in settings.items() if name not in frame_pipeline.components}
-    with pytest.raises(ValueError, match="needs a reference_shift above 0"):
+    with pytest.raises(ValueError, match="needs a reference_shift above 0, not 0"):
         LipsyncPipeline(
             **frame_pipeline.components, **settings | {"match_colour": True, "reference_shift": 0}
         )
+    alone = {"match_colour": True, "reference_shift": 1, "window": 1, "overlap": 0}
+    with pytest.raises(ValueError, match="a window above 1, not 1"):
+        LipsyncPipeline(**frame_pipeline.components, **settings | alone)
     shifted = settings | {"reference_shift": 2}
     matching = LipsyncPipeline(**frame_pipeline.components, **shifted | {"match_colour": True})
     matching.save_pretrained(tmp_path / "matching")
