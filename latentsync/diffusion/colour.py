@@ -1,9 +1,9 @@
 """Drawn faces -> the same faces in the colours of the footage.
 
 What a small model draws of a stranger's face has the right shapes in the wrong colours. What the colours
-should be is known from the frame itself where it is shown, and in the hole from other frames: the difference,
-smoothed, is added. In the hole it is the mean over time, so that no other mouth or jaw moves in it. `F`
-frames, `R` resolution; pixels are RGB in [-1, 1].
+should be is known from the frame itself where it is shown, and in the hole from other frames: the factor
+between the two, smoothed, is applied. In the hole it comes of the mean over time, so that no other mouth or
+jaw moves in it. `F` frames, `R` resolution; pixels are RGB in [-1, 1].
 """
 
 import torch
@@ -14,6 +14,7 @@ SQUARES = 32  # colours are compared on a grid of so many a side, or some more w
 SMOOTH = 3  # squares: over so many is averaged, thrice
 FIRST_FRAMES = 8  # at most, of those that come together: their mean is where the mean over time begins
 MEAN_FRAMES = 50  # and over so many it fades
+DARKEST, MOST_GAIN = 0.1, 2.0  # of [0, 2]; colours are mended as light is: by a factor, that contrast stays
 
 
 class FootageColour:
@@ -31,9 +32,9 @@ class FootageColour:
         square = next(px for px in range(max(1, side // SQUARES), 0, -1) if side % px == 0)
         shown = F.avg_pool2d((faces - drawn) * mask, square)
         change = shown + self._means(F.avg_pool2d((others - drawn) * (1 - mask), square))
-        for _ in range(3):  # nearly a Gaussian
-            change = F.avg_pool2d(change, SMOOTH, 1, SMOOTH // 2, count_include_pad=False)
-        return drawn + F.interpolate(change, (side, side), mode="bilinear", align_corners=False)
+        light = _smooth(F.avg_pool2d(drawn, square) + 1).clamp(min=DARKEST)
+        gain = (1 + _smooth(change) / light).clamp(1 / MOST_GAIN, MOST_GAIN)
+        return (drawn + 1) * F.interpolate(gain, (side, side), mode="bilinear", align_corners=False) - 1
 
     def _means(self, lacking: Tensor) -> Tensor:
         """The mean over time, up to each frame, of what (F, 3, h, w) lack."""
@@ -47,3 +48,10 @@ class FootageColour:
             self._mean = torch.lerp(self._mean, one, 1 / min(self._count, MEAN_FRAMES))
             means.append(self._mean)
         return torch.stack(means)
+
+
+def _smooth(squares: Tensor) -> Tensor:
+    """Nearly a Gaussian."""
+    for _ in range(3):
+        squares = F.avg_pool2d(squares, SMOOTH, 1, SMOOTH // 2, count_include_pad=False)
+    return squares

@@ -14,21 +14,36 @@ SIDE = 64
 def faces():
     """Two faces of smooth colours."""
     torch.manual_seed(0)
-    coarse = torch.rand(2, 3, 4, 4) - 0.5
+    coarse = 0.4 * (torch.rand(2, 3, 4, 4) - 0.5)
     return torch.nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bicubic", align_corners=True)
 
 
+def lit(faces, light):
+    return (faces + 1) * light - 1
+
+
 def test_a_cast_goes_everywhere_and_at_the_lips_too(faces):
-    cast = torch.tensor([0.3, -0.2, 0.1]).view(3, 1, 1)
-    found = FootageColour().apply(faces + cast, faces, faces, mouth_mask(SIDE))
-    assert torch.allclose(found, faces, atol=1e-5)
+    cast = torch.tensor([1.3, 0.8, 1.1]).view(3, 1, 1)
+    found = FootageColour().apply(lit(faces, cast), faces, faces, mouth_mask(SIDE))
+    still = FootageColour().apply(lit(faces[:1], cast), faces[:1], faces[:1], mouth_mask(SIDE))
+    assert torch.allclose(still, faces[:1], atol=0.02)
+    assert (found - faces).abs().mean() < 0.1 * (lit(faces, cast) - faces).abs().mean()
+
+
+def test_contrast_grows_with_the_light(faces):
+    """Lips that are drawn in the dark are lit like the skin: what is darker stays so by as large a share."""
+    drawn, mask = torch.full((1, 3, SIDE, SIDE), -0.5), mouth_mask(SIDE)
+    drawn[..., SIDE // 2 + 8, :] = -0.6  # a line, 20 % darker
+    found = FootageColour().apply(drawn, faces[:1] * 0, faces[:1] * 0, mask)
+    line, beside = (1 + found[0, :, row, SIDE // 2].mean() for row in (SIDE // 2 + 8, SIDE // 2 + 12))
+    assert float(line / beside) == pytest.approx(0.8, abs=0.05) and beside > 0.9
 
 
 @pytest.mark.parametrize("side", [24, 40, 104])
 def test_any_size_of_face_will_do(side):
-    drawn = torch.rand(3, 3, side, side)
-    found = FootageColour().apply(drawn + 0.2, drawn, drawn, mouth_mask(side))
-    assert torch.allclose(found, drawn, atol=1e-5)
+    plain = torch.full((3, 3, side, side), 0.1)
+    found = FootageColour().apply(lit(plain, 0.7), plain, plain, mouth_mask(side))
+    assert torch.allclose(found, plain, atol=1e-4)
 
 
 def test_light_from_one_side_is_mended(faces):
