@@ -25,6 +25,7 @@ class Colour:
 
 NO_COLOUR = Colour((1.0,) * 3, (0.0,) * 3, 1.0, 1.0, False)
 LUMA = (0.299, 0.587, 0.114)  # BT.601
+TINT_KNOTS = 3  # a side: between them a tint changes evenly
 
 
 def draw_colour(rng: np.random.Generator, strength: float = 1.0) -> Colour:
@@ -57,6 +58,18 @@ def apply_colour(pixels: Tensor, colour: Colour) -> Tensor:
     return ((grey + colour.saturation * (unit - grey)) * 2 - 1).clamp(-1, 1)
 
 
+def tinted(pixels: Tensor, most: float, rng: np.random.Generator) -> Tensor:
+    """`pixels` (3, H, W) under a light that is not theirs, a little other from place to place: each colour
+    times exp(x), x normal with a deviation of up to `most`.
+    """
+    spread = rng.uniform(0, most)
+    knots = rng.normal(0, spread, (3, 1, 1)) + rng.normal(0, spread, (3, TINT_KNOTS, TINT_KNOTS))
+    light = F.interpolate(
+        torch.from_numpy(knots)[None].to(pixels), pixels.shape[-2:], mode="bilinear", align_corners=True
+    )
+    return ((pixels + 1) * light[0].exp() - 1).clamp(-1, 1)
+
+
 @dataclass(frozen=True)
 class Proportions:
     """One draw: the picture zoomed by (x, y) about its middle and moved by shares (x, y) of its size."""
@@ -65,12 +78,29 @@ class Proportions:
     shift: tuple[float, float]
 
 
-def draw_proportions(rng: np.random.Generator) -> Proportions:
-    """Faces differ in where the mouth lies between brows and chin; an aligned crop shows it up to some 5 %
-    off.
-    """
-    zoom, stretch = 1 + rng.uniform(-0.12, 0.12), 1 + rng.uniform(-0.06, 0.06)
-    x, y = rng.uniform(-0.04, 0.04), rng.uniform(-0.07, 0.07)
+@dataclass(frozen=True)
+class Spread:
+    """How far a draw of proportions goes either way: shares of the size, and sides of the face."""
+
+    zoom: float
+    stretch: float
+    x: float
+    y: float
+
+
+# Faces differ in where the mouth lies between brows and chin; an aligned crop shows it up to some 5 % off.
+FACES = Spread(zoom=0.12, stretch=0.06, x=0.04, y=0.07)
+# Mouths, in where a model draws them: a smile sits high, and who saw few people puts all where theirs were.
+MOUTHS = Spread(zoom=0.2, stretch=0.15, x=0.04, y=0.15)
+# One face, from frame to frame.
+POSES = Spread(zoom=0.05, stretch=0.03, x=0.03, y=0.03)
+
+
+def draw_proportions(rng: np.random.Generator, spread: Spread = FACES) -> Proportions:
+    """Random ones."""
+    zoom = 1 + rng.uniform(-spread.zoom, spread.zoom)
+    stretch = 1 + rng.uniform(-spread.stretch, spread.stretch)
+    x, y = rng.uniform(-spread.x, spread.x), rng.uniform(-spread.y, spread.y)
     return Proportions(zoom=(float(zoom), float(zoom * stretch)), shift=(float(x), float(y)))
 
 

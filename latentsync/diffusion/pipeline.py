@@ -29,7 +29,7 @@ from latentsync.diffusion.losses import predicted_latents
 from latentsync.diffusion.noise import draw_noise, released_scheduler
 from latentsync.diffusion.original import download, find_original, open_original
 from latentsync.diffusion.reference import hide_mouth
-from latentsync.diffusion.refine import Neighbours, check_refiner
+from latentsync.diffusion.refine import check_refiner
 from latentsync.diffusion.runs import Run, Steadied, blend, cut_runs
 from latentsync.diffusion.sampling import Batching, Sampling, StepCallback
 from latentsync.diffusion.unet import UNet3DConditionModel
@@ -56,8 +56,7 @@ class LipsyncPipeline(DiffusionPipeline):
     itself but one so many frames away in the window, whose jaw tells nothing of the frame's own.
     `guidance_region` "lips" (else "all") guides the lips alone; what guidance adds elsewhere is flicker.
     `steady_frames` is how many frames before and after one its skin, not its lips, is averaged with.
-    `refiner` (see `refine`) gives drawn faces the skin of the footage, and `match_colour` (see `colour`) its
-    colours, both out of a frame `reference_shift` away.
+    `refiner` (see `refine`) makes drawn faces anew of the footage's pixels.
     """
 
     model_cpu_offload_seq = "unet->vae->refiner"
@@ -81,7 +80,6 @@ class LipsyncPipeline(DiffusionPipeline):
         reference_shift: int = 0,
         guidance_region: str = "all",
         steady_frames: int = 0,
-        match_colour: bool = False,
         refiner: UNet2DModel | None = None,
     ) -> None:
         super().__init__()
@@ -95,11 +93,6 @@ class LipsyncPipeline(DiffusionPipeline):
                 raise ValueError(f"{name} {frames!r}: expected a whole number from 0 to window ({window})")
         if refiner is not None:
             check_refiner(refiner, resolution)
-        if match_colour and min(reference_shift, window // 2) < 1:
-            raise ValueError(
-                "match_colour takes colours from another frame of the window: it needs a reference_shift "
-                f"above 0, not {reference_shift}, and a window above 1, not {window}"
-            )
         if guidance_region not in GUIDANCE_REGIONS:
             raise ValueError(
                 f"guidance_region {guidance_region!r} is unknown; expected {' or '.join(GUIDANCE_REGIONS)}"
@@ -119,12 +112,11 @@ class LipsyncPipeline(DiffusionPipeline):
             reference_shift=reference_shift,
             guidance_region=guidance_region,
             steady_frames=steady_frames,
-            match_colour=match_colour,
         )
         self.resolution, self.fps, self.window = resolution, fps, window
         self.paste_region, self.hide_reference_mouth = paste_region, hide_reference_mouth
         self.reference_shift, self.guidance_region = reference_shift, guidance_region
-        self.steady_frames, self.match_colour = steady_frames, match_colour
+        self.steady_frames = steady_frames
         self.batching = Batching(frames=window)
         self.set_overlap(overlap)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -248,7 +240,7 @@ class LipsyncPipeline(DiffusionPipeline):
         memory: FaceMemory | None = None,
     ) -> Iterator[Tensor]:
         """Drawn faces (3, R, R), one by one, of a run of neighbouring frames; holds `batching.windows` + 1
-        windows at most, and for a refiner or colours half a window of faces that have passed.
+        windows at most, and for a refiner up to three blocks of 48 faces.
 
         They are the network's pictures, kept region included: `compose`, or a Composer, puts the mouth into
         the original. `first_frame` is the run's place in the soundtrack, for `settings.steering`; `memory`
@@ -328,23 +320,34 @@ class LipsyncPipeline(DiffusionPipeline):
         audio_windows: Sequence[Tensor],
         settings: Sampling,
         first_frames: Sequence[int] = (0,),
+        *,
+        shown: Tensor | None = None,
     ) -> Tensor:
         """`denoise` for B windows of equal length at once, (B, C, F, h, w); `first_frames` are their places
-        in the soundtrack.
+        in the soundtrack. `shown`, of the same shape, is what a `settings.strength` below 1 starts from, and
+        needs.
         """
         self.scheduler.set_timesteps(settings.steps, device=self._execution_device)
         audio = torch.stack(list(audio_windows)).to(self._execution_device, self.unet.dtype)
         seen = torch.stack([torch.cat([c.mask, c.masked, c.reference]) for c in conditions])
-        latents = (
-            noise.to(self._execution_device)[None].repeat(len(seen), 1, seen.shape[2], 1, 1)
-            * self.scheduler.init_noise_sigma
-        ).float()  # steps add up in float32, whatever the network computes in
+        timesteps = self.scheduler.timesteps[settings.first_step :]
+        latents = noise.to(self._execution_device)[None].repeat(len(seen), 1, seen.shape[2], 1, 1)
+        latents = latents.float()  # steps add up in float32, whatever the network computes in
+        if settings.strength == 1:
+            latents = latents * self.scheduler.init_noise_sigma
+        elif shown is None or len(self.scheduler.timesteps) != settings.steps:
+            raise ValueError(
+                f"strength {settings.strength} starts from latents that are `shown`, with a sampler of one "
+                f"pass a step; here is {'none' if shown is None else type(self.scheduler).__name__}"
+            )
+        else:
+            latents = self.scheduler.add_noise(shown.to(latents), latents, timesteps[:1])
         region = lips_region(latents.shape[-1]).to(latents) if self.guidance_region == "lips" else None
         predictor = GuidedUNet(self.unet, audio, settings, joint=self.batching.joint_guidance, region=region)
         scale: float | Tensor = settings.guidance_scale
         extra = self._step_arguments(settings.generator)
-        with self.progress_bar(total=settings.steps) as progress:
-            for index, t in enumerate(self.scheduler.timesteps):
+        with self.progress_bar(total=len(timesteps)) as progress:
+            for index, t in enumerate(timesteps, settings.first_step):
                 with stage("step"):
                     x = torch.cat([self.scheduler.scale_model_input(latents, t).to(seen), seen], dim=1)
                     prediction = predictor(x, t, index, scale)
@@ -427,18 +430,16 @@ class LipsyncPipeline(DiffusionPipeline):
             tokens = [torch.stack(run.tokens) for run in alike]
             with stage("denoise"):
                 first_frames = [run.first_frame for run in alike]
-                drawn += self.denoise_windows(noise, conditions, tokens, settings, first_frames)
+                shown = torch.stack([torch.stack([face.whole for face in run.faces], dim=1) for run in alike])
+                drawn += self.denoise_windows(noise, conditions, tokens, settings, first_frames, shown=shown)
         return drawn
 
     def _finish(self, latent_side: int) -> Finish:
         """The last steps of a new stream."""
-        looks_around = self.match_colour or self.refiner is not None
-        distance = min(self.reference_shift, self.window // 2)
         return Finish(
             self.decode,
             self.mask(),
             Steadied(lips_region(latent_side), self.steady_frames),
-            Neighbours(distance) if looks_around else None,
             self.refiner,
-            match_colour=self.match_colour,
+            self.batching.frames,
         )

@@ -1,32 +1,37 @@
-"""Drawn faces -> the same faces, with the skin of the footage: the last step of small models.
+"""Drawn faces -> the same faces, made of the footage's own pixels: the last step of small models.
 
-A small autoencoder loses pores, beard and the exact colour of a stranger's skin; what it drew is mended here
-in pixels, by a network that also sees the visible face and another frame without its lips. `F` frames, `R`
-resolution; pixels are RGB in [-1, 1].
+A small model that saw few people draws a stranger's mouth at the right place in the wrong skin, and as a
+blur. Here a network that sees the drawn face, the visible face and `OTHERS` other frames says where each
+pixel is to be taken from: from the other frames, each bent into shape, or from the drawn face; and a change
+on top. What lips and teeth look like so comes from the footage, what they do from the drawn face.
+
+`F` frames, `K` = OTHERS, `R` resolution; pixels are RGB in [-1, 1].
 """
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from latentsync.face.mask import lips_region
-
 FOLD = 2  # squares of so many pixels become channels: the network works at half the resolution
-PICTURES = 3  # drawn, visible, other frame
+OTHERS = 5  # frames of another time
+BLOCK = 48  # frames that have the same others
+PICTURES = 2 + OTHERS  # drawn, visible, others
+OUTPUTS = (2 * OTHERS, OTHERS + 1, 3 * FOLD**2)  # flow to each other, logits of them and the drawn, change
+FLOW_UNIT = 0.05  # sides of the face
 NORM_GROUPS = 8
-COLOUR_SHARE = 0.08  # of the side: over so much colour is averaged
 
 
 def build_refiner(channels: Sequence[int], resolution: int) -> UNet2DModel:
-    """A U-Net without attention that begins by changing nothing; its time is always 0."""
+    """A U-Net without attention that begins with the mean of all pictures; its time is always 0."""
     refiner = UNet2DModel(
         sample_size=resolution // FOLD,
         in_channels=PICTURES * 3 * FOLD**2,
-        out_channels=3 * FOLD**2,
+        out_channels=sum(OUTPUTS),
         block_out_channels=tuple(channels),
         down_block_types=("DownBlock2D",) * len(channels),
         up_block_types=("UpBlock2D",) * len(channels),
@@ -41,68 +46,127 @@ def build_refiner(channels: Sequence[int], resolution: int) -> UNet2DModel:
 
 def check_refiner(refiner: UNet2DModel, resolution: int) -> None:
     """Raises: ValueError for a network of other channels, with classes, or that cannot halve the picture."""
-    found, wanted = refiner.config, (PICTURES * 3 * FOLD**2, 3 * FOLD**2)
+    found, wanted = refiner.config, (PICTURES * 3 * FOLD**2, sum(OUTPUTS))
     halvings = FOLD * 2 ** (len(found.block_out_channels) - 1)
     if (found.in_channels, found.out_channels) != wanted or refiner.class_embedding is not None:
         classes = "" if refiner.class_embedding is None else " and wants to be told a class"
         raise ValueError(
             f"this refiner takes {found.in_channels} channels, gives {found.out_channels}{classes}; expected "
-            f"{wanted[0]}, {wanted[1]} and no classes"
+            f"{wanted[0]}, {wanted[1]} and no classes: train one with scripts/train_refiner.py"
         )
     if resolution % halvings:
         raise ValueError(f"this refiner needs a resolution in multiples of {halvings} px, not {resolution}")
 
 
-def refiner_input(drawn: Tensor, faces: Tensor, references: Tensor, mask: Tensor) -> Tensor:
-    """What the network sees of `drawn` faces, of the frames they belong to and of other frames of the same
-    person, (F, 3, R, R) each; `mask` (1, R, R) hides the frames' own mouths, and of the others the lips go.
+def refiner_input(drawn: Tensor, faces: Tensor, others: Tensor, mask: Tensor) -> Tensor:
+    """What the network sees of `drawn` faces and of the frames they belong to, (F, 3, R, R) each, and of
+    `others` (F, K, 3, R, R), frames of the same person; `mask` (1, R, R) hides the frames' own mouths.
     """
-    lips = lips_region(references.shape[-1]).to(references)
-    pictures = torch.cat([drawn, faces * mask, references * (1 - lips)], dim=1)
+    pictures = torch.cat([drawn, faces * mask, others.flatten(1, 2)], dim=1)
     return F.pixel_unshuffle(pictures, FOLD)
 
 
-def refined(refiner: torch.nn.Module, drawn: Tensor, seen: Tensor) -> Tensor:
-    """Faces (F, 3, R, R) float32 out of `drawn` ones and the `refiner_input`."""
-    change = refiner(seen, 0, return_dict=False)[0]
-    return drawn + F.pixel_shuffle(change, FOLD).float()
-
-
-def with_drawn_lips(drawn: Tensor, mended: Tensor) -> Tensor:
-    """`mended` faces (F, 3, R, R), but of what was mended at the lips the colour alone, not the shape: where
-    the sound is not enough to go by, a refiner draws the mean of all mouths, which opens less.
+@dataclass(frozen=True)
+class Refined:
+    """What a refiner made of F faces: the drawn ones and the others bent into shape (F, K, 3, R, R), the
+    logits (F, K + 1, R, R) by which these are mixed, and a change (F, 3, R, R) on top; float32.
     """
-    change = mended - drawn
-    colour, size = change, 2 * round(COLOUR_SHARE * drawn.shape[-1] / 2) + 1
-    for _ in range(3):  # nearly a Gaussian
-        colour = F.avg_pool2d(colour, size, 1, size // 2, count_include_pad=False)
-    return drawn + torch.lerp(change, colour, lips_region(drawn.shape[-1]).to(change))
+
+    drawn: Tensor
+    bent: Tensor
+    logits: Tensor
+    change: Tensor
+
+    def faces(self) -> Tensor:
+        """The result, (F, 3, R, R)."""
+        shares = self.logits.softmax(dim=1)[:, :, None]
+        return (shares[:, :-1] * self.bent).sum(dim=1) + shares[:, -1] * self.drawn + self.change
+
+    def of_others(self) -> Tensor:
+        """What the other frames would make alone, (F, 3, R, R)."""
+        return (self.logits[:, :-1].softmax(dim=1)[:, :, None] * self.bent).sum(dim=1)
+
+
+def refine(refiner: torch.nn.Module, drawn: Tensor, faces: Tensor, others: Tensor, mask: Tensor) -> Refined:
+    """`drawn` faces (F, 3, R, R), made anew; the other arguments are those of `refiner_input`."""
+    seen = refiner_input(drawn, faces, others, mask)
+    told = refiner(seen.to(next(refiner.parameters()).dtype), 0, return_dict=False)[0].float()
+    flow, logits, change = told.split(OUTPUTS, dim=1)
+    side = drawn.shape[-1]
+    flow, logits = (
+        F.interpolate(part, (side, side), mode="bilinear", align_corners=False) for part in (flow, logits)
+    )
+    bent = _bent(others, flow.unflatten(1, (-1, 2)))
+    return Refined(drawn, bent, logits, F.pixel_shuffle(change, FOLD))
+
+
+def _bent(pictures: Tensor, flow: Tensor) -> Tensor:
+    """`pictures` (F, K, 3, R, R), each pixel taken from `flow` (F, K, 2, R, R; x, y) further on; beyond the
+    border the border goes on.
+    """
+    side = pictures.shape[-1]
+    line = torch.linspace(-1, 1, side, device=pictures.device)
+    here = torch.stack(torch.meshgrid(line, line, indexing="xy"))
+    places = (here + 2 * FLOW_UNIT * flow).clamp(-1, 1)
+    found = F.grid_sample(
+        pictures.flatten(0, 1).float(), places.flatten(0, 1).permute(0, 2, 3, 1), align_corners=True
+    )
+    return found.unflatten(0, pictures.shape[:2])
 
 
 class Neighbours:
-    """The faces of a stream that are drawn later than they come, each with another one of its time: the one
-    `distance` frames before it, for the first ones after it, or as far as there is any.
+    """The faces of a stream that are drawn later than they come, each with K others of its time.
+
+    A stream is cut into blocks; pairs of blocks lend each other the same K frames all along, so that no mouth
+    that moves shines through. The last blocks take those of the one before; a stream shorter than two blocks
+    is cut into halves. Which these are depends on the stream alone, not on how far it has been read.
     """
 
-    def __init__(self, distance: int) -> None:
-        self.distance = distance
-        self._faces: deque[Tensor] = deque()
-        self._passed = 0  # at the head of `_faces`: taken, and needed as neighbours, `distance` at most
+    def __init__(self) -> None:
+        self._faces: deque[Tensor] = deque()  # from number `_first` on
+        self._first = self._taken = 0
+        self._ended = False
 
     def add(self, face: Tensor) -> None:
         """The next face (3, R, R)."""
         self._faces.append(face)
 
+    def end(self) -> None:
+        """There are no more."""
+        self._ended = True
+
+    def ready(self) -> int:
+        """How many faces can be taken now."""
+        known = self._first + len(self._faces)
+        whole_pairs = known if self._ended else known // (2 * BLOCK) * 2 * BLOCK
+        return max(0, whole_pairs - self._taken)
+
     def take(self, count: int) -> tuple[Tensor, Tensor]:
-        """The next `count` faces and their neighbours, (count, 3, R, R) each."""
+        """The next `count` faces (count, 3, R, R) and their others (count, K, 3, R, R); no more than are
+        `ready`.
+        """
         faces, others = [], []
         for _ in range(count):
-            place = self._passed
-            other = 0 if place == self.distance else min(place + self.distance, len(self._faces) - 1)
-            faces.append(self._faces[place])
-            others.append(self._faces[0 if other == place else other])
-            if place == self.distance:
+            known = self._first + len(self._faces)
+            faces.append(self._faces[self._taken - self._first])
+            others.append(
+                torch.stack([self._faces[place - self._first] for place in lenders(self._taken, known)])
+            )
+            self._taken += 1
+            while self._first < (self._taken // BLOCK - 1) * BLOCK:
                 self._faces.popleft()
-            else:
-                self._passed += 1
+                self._first += 1
         return torch.stack(faces), torch.stack(others)
+
+
+def lenders(number: int, known: int) -> list[int]:
+    """The K frames that frame `number` of a stream takes its pixels from, once `known` frames, in whole pairs
+    of blocks or all there are, have been read.
+    """
+    block = number // BLOCK
+    other = block ^ 1 if ((block | 1) + 1) * BLOCK <= known or block % 2 else block - 1
+    first, stop = other * BLOCK, (other + 1) * BLOCK
+    if known < 2 * BLOCK:
+        half = known // 2
+        first, stop = (half, known) if number < half else (0, max(half, 1))
+    return [first + (2 * place + 1) * (stop - first) // (2 * OTHERS) for place in range(OTHERS)]

@@ -20,7 +20,8 @@ class Sampling:
     `guidance_window`: the share [start, stop) of the steps that are guided, the others hear plainly.
     `cache_interval`: only every n-th step runs the whole U-Net, the others keep its deep features
     (`FeatureCache`, cut at skip `cache_branch_id`); 1 is off. `steering` sets the guidance of each window by
-    what its draft looks like; `guidance_scale` is then what it starts from.
+    what its draft looks like; `guidance_scale` is then what it starts from. `strength`, in (0, 1]: below 1
+    only that share of the steps runs, the last ones, from the footage's own latents under their noise.
     """
 
     steps: int
@@ -31,6 +32,16 @@ class Sampling:
     cache_interval: int = 1
     cache_branch_id: int = 0
     steering: Steering | None = None
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength {self.strength} is outside (0, 1], the share of the steps that run")
+
+    @property
+    def first_step(self) -> int:
+        """The step, counted from 0, that runs first; at least the last one runs."""
+        return min(self.steps - round(self.strength * self.steps), self.steps - 1)
 
     def is_guided(self, step: int) -> bool:
         """Whether step `step`, counted from 0, subtracts what is drawn without sound."""

@@ -88,7 +88,6 @@ class InferenceConfig:
     reference_shift: int = 8
     guidance_region: str = "lips"
     steady_frames: int = 1
-    match_colour: bool = False
 
 
 @dataclass(frozen=True)

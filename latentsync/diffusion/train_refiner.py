@@ -4,9 +4,6 @@
 `B` batch, `F` frames, `R` resolution. Drafts are drawn once, and lie in the run's folder.
 """
 
-import hashlib
-import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,40 +15,59 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from latentsync.device import pick_dtype
-from latentsync.diffusion.augment import apply_colour, apply_proportions
-from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng
+from latentsync.diffusion.augment import (
+    MOUTHS,
+    POSES,
+    apply_colour,
+    apply_proportions,
+    draw_colour,
+    draw_proportions,
+    tinted,
+)
+from latentsync.diffusion.dataset import ClipSampler, load_clips, step_rng
+from latentsync.diffusion.drafts import Drafts, chosen_clips, draw_drafts, drawing_key
 from latentsync.diffusion.folder import open_folder
-from latentsync.diffusion.latents import variant_look, weights_key
 from latentsync.diffusion.original import INDEX
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.refine import NORM_GROUPS, build_refiner, refined, refiner_input, with_drawn_lips
-from latentsync.errors import MediaError
+from latentsync.diffusion.refine import NORM_GROUPS, OTHERS, Neighbours, build_refiner, check_refiner, refine
+from latentsync.errors import ConfigError, MediaError
 from latentsync.face.mask import lips_region, mouth_mask, paste_mask
 from latentsync.training import LoopConfig, Losses, drawn_batches, fit, record_config, save_once
-from latentsync.training.files import writing
 
-SAMPLES_PER_FRAME = 640
-NO_PART_OF_DRAFTS = ("vae", "unet", "audio_encoder", "refiner", "match_colour")  # or known by its weights
+OTHERS_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
 class TrainRefinerConfig:
     """`pipeline` is the model whose drafts are learned from: of each speaker `clips_per_speaker` clips (the
-    first `frames_per_clip` frames of each) in `variants` looks. The other frame lies `reference_distance`
-    (least, most) frames away. The loss counts `lips` and the `pasted` part around them against the rest of
-    the face.
+    first `frames_per_clip` frames of each) in `variants` looks. Drafts begin at the clip's own latents with
+    the noise of `strength` (see Sampling), so that their mouths are the clip's in the model's hand.
+
+    The other frames lie `other_distance` (least, most) frames away. Colours of a draft are made wrong by
+    up to `tint`; in a share `misplaced` its mouth is moved, and the other frames are a little, so that it is
+    these that tell colours and place. In a share `alike` these are five times one frame, as of a still
+    picture. All samples are recoloured, half of them mirrored, on top of their clip's look. The loss counts
+    `lips` and the `pasted` part around them against the rest of the face.
+
+    `guidance_scale` is what the finished model asks for: refined mouths open less than drawn ones. None keeps
+    the model's own, by which drafts are drawn.
     """
 
     data: str = "???"
     pipeline: str = "???"
     output: str = "???"
-    channels: list[int] = field(default_factory=lambda: [32, 64, 96])
+    channels: list[int] = field(default_factory=lambda: [32, 64, 96, 128])
     clips_per_speaker: int = 16
     frames_per_clip: int = 150
     variants: int = 3
-    reference_distance: tuple[int, int] = (4, 25)
+    strength: float = 0.67
+    other_distance: tuple[int, int] = (4, 40)
+    tint: float = 0.15
+    misplaced: float = 0.75
+    alike: float = 0.4
+    guidance_scale: float | None = None
     gradient_weight: float = 0.5
-    lips: float = 2.0
+    lips: float = 3.0
     pasted: float = 1.0
     rest: float = 0.1
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -64,111 +80,39 @@ class TrainRefinerConfig:
             raise ValueError(
                 f"channels are {self.channels}; expected multiples of {NORM_GROUPS}, one a level"
             )
-        least, most = self.reference_distance
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength is {self.strength}; it must be above 0, and 1 at most")
+        for name in ("tint", "misplaced", "alike"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
+        if self.guidance_scale is not None and not 0 <= self.guidance_scale <= 20:
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be in [0, 20]")
+        least, most = self.other_distance
         if not 1 <= least <= most:
-            raise ValueError(
-                f"reference_distance is {least} to {most}; expected 1 <= least <= most, in frames"
-            )
+            raise ValueError(f"other_distance is {least} to {most}; expected 1 <= least <= most, in frames")
 
 
 class DraftBatch(NamedTuple):
-    """What was drawn, how it was, another frame: (B, 3, R, R) each."""
+    """What was drawn and how it was, (B, 3, R, R) each, and other frames (B, K, 3, R, R)."""
 
     drawn: Tensor
     faces: Tensor
-    references: Tensor
-
-
-@dataclass(frozen=True)
-class Drafts:
-    """A clip in one look: what the model drew of it, uint8 (F, 3, R, R), memory-mapped."""
-
-    clip: Clip
-    variant: int
-    drawn: np.ndarray
-
-    def faces(self, frames: list[int]) -> Tensor:
-        """The true faces of some frames in this look, (n, 3, R, R) in [-1, 1]."""
-        return looked_at(self.clip, self.variant, np.stack([self.clip.faces[frame] for frame in frames]))
-
-
-def looked_at(clip: Clip, variant: int, faces: np.ndarray) -> Tensor:
-    """Faces uint8 (F, R, R, 3) of a clip in one of its looks, (F, 3, R, R) in [-1, 1]."""
-    colour, proportions = variant_look(clip, variant)
-    pixels = apply_colour(torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 127.5 - 1, colour)
-    return pixels if proportions is None else apply_proportions(pixels, proportions)
-
-
-def draw_drafts(
-    clips: list[Clip], pipeline: LipsyncPipeline, folder: Path, *, variants: int, frames: int
-) -> list[Drafts]:
-    """What `pipeline` draws of `clips` with their own sound. Files in `folder` that were drawn by the same
-    model of the same clips serve; damaged ones are drawn again.
-
-    Raises: MediaError for clips of another size or without a frame and its sound; TrainingError for a folder
-    that cannot be written.
-    """
-    folder = folder / drawing_key(pipeline, frames)
-    drafts = []
-    for clip in clips:
-        if clip.faces.shape[1] != pipeline.resolution:
-            raise MediaError(
-                f"clip {clip.name} has faces of {clip.faces.shape[1]} px, and the model draws "
-                f"{pipeline.resolution} px: pack the footage at that size (scripts/pack_footage.py)"
-            )
-        if min(clip.frames, len(clip.waveform) // SAMPLES_PER_FRAME) < 1:
-            raise MediaError(f"clip {clip.name} has no frame with its sound; take it off the list")
-        heard = zlib.crc32(np.ascontiguousarray(clip.waveform).tobytes())
-        for variant in range(variants):
-            path = folder / f"{clip.name}.{heard:08x}.{variant}.npy"
-            drawn = _stored(path)
-            if drawn is None:
-                with writing(path):
-                    folder.mkdir(parents=True, exist_ok=True)
-                    part = path.with_suffix(".part")
-                    with part.open("wb") as file:
-                        np.save(file, _drawn(clip, variant, pipeline, frames))
-                    part.replace(path)
-                drawn = np.load(path, mmap_mode="r", allow_pickle=False)
-            drafts.append(Drafts(clip, variant, drawn))
-    return drafts
-
-
-def drawing_key(pipeline: LipsyncPipeline, frames: int) -> str:
-    """A short hash of all that decides a draft: weights, settings, sampler, `frames` a clip at most."""
-    parts = [weights_key(part) for part in (pipeline.vae, pipeline.unet, pipeline.audio_encoder)]
-    told = {name: str(value) for name, value in pipeline.config.items() if not name.startswith("_")}
-    told |= {"scheduler": str(sorted(pipeline.scheduler.config.items())), "frames": str(frames)}
-    told = {name: value for name, value in told.items() if name not in NO_PART_OF_DRAFTS}
-    text = json.dumps([*parts, told], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _stored(path: Path) -> np.ndarray | None:
-    """The drafts at `path`; None where there are none, or what a stopped run left of them."""
-    try:
-        drawn = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-    return drawn if drawn.ndim == 4 and drawn.dtype == np.uint8 else None
-
-
-@torch.no_grad()
-def _drawn(clip: Clip, variant: int, pipeline: LipsyncPipeline, frames: int) -> np.ndarray:
-    count = min(frames, clip.frames, len(clip.waveform) // SAMPLES_PER_FRAME)
-    faces = looked_at(clip, variant, np.array(clip.faces[:count]))
-    seed = int.from_bytes(hashlib.sha256(f"{clip.name}/{variant}".encode()).digest()[:4], "big")
-    noise = pipeline.draw_noise(torch.Generator().manual_seed(seed))
-    windows = pipeline.audio_windows(torch.from_numpy(clip.waveform), count)
-    drawn = torch.stack(list(pipeline.stream(faces, windows, noise, pipeline.sampling())))
-    return ((drawn.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
+    others: Tensor
 
 
 class DraftData:
     """Batches out of `drafts`, speakers shared out as `ClipSampler` does."""
 
     def __init__(self, drafts: list[Drafts], config: TrainRefinerConfig) -> None:
+        least = config.other_distance[0]
+        for draft in drafts:
+            if len(draft.drawn) <= least:
+                raise MediaError(
+                    f"clip {draft.clip.name} has {len(draft.drawn)} frames, none of them {least} away from "
+                    "another one: take it off the list, or make other_distance less"
+                )
         self.config, self.looks = config, {}
+        self.mask = mouth_mask(drafts[0].drawn.shape[-1])
         for draft in drafts:
             self.looks.setdefault(draft.clip.name, []).append(draft)
         self.names = list(self.looks)
@@ -177,76 +121,75 @@ class DraftData:
     def draw(self, step: int) -> DraftBatch:
         """The batch of a step."""
         rng = step_rng(self.config.loop.seed, step)
-        rows = []
-        for index in self.sampler.draw(self.config.loop.batch_size, rng):
-            looks = self.looks[self.names[index]]
-            draft = looks[rng.integers(len(looks))]
-            frame = int(rng.integers(len(draft.drawn)))
-            other = self._other(frame, len(draft.drawn), rng)
-            face, reference = draft.faces([frame, other])
-            rows.append((torch.from_numpy(draft.drawn[frame].copy()).float() / 127.5 - 1, face, reference))
+        indices = self.sampler.draw(self.config.loop.batch_size, rng)
+        rows = [self._sample(self.looks[self.names[index]], rng) for index in indices]
         return DraftBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
-    def _other(self, frame: int, frames: int, rng: np.random.Generator) -> int:
-        least, most = self.config.reference_distance
+    def _sample(self, looks: list[Drafts], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        draft = looks[rng.integers(len(looks))]
+        frame = int(rng.integers(len(draft.drawn)))
+        drawn = torch.from_numpy(draft.drawn[frame].copy()).float() / 127.5 - 1
+        faces = draft.faces([frame, *self._others(frame, len(draft.drawn), rng)])
+        if rng.random() < self.config.misplaced:
+            moved = apply_proportions(drawn[None], draw_proportions(rng, MOUTHS))[0]
+            drawn = torch.lerp(moved, drawn, self.mask)
+            for other in faces[1:]:
+                other[:] = apply_proportions(other[None], draw_proportions(rng, POSES))[0]
+        drawn, face, *others = apply_colour(torch.cat([drawn[None], faces]), draw_colour(rng))
+        return tinted(drawn, self.config.tint, rng), face, torch.stack(others)
+
+    def _others(self, frame: int, frames: int, rng: np.random.Generator) -> list[int]:
+        least, most = self.config.other_distance
         others = [f for f in range(frames) if least <= abs(f - frame) <= most]
-        return int(rng.choice(others)) if others else frame
+        if rng.random() < self.config.alike:
+            return [int(rng.choice(others))] * OTHERS
+        return rng.choice(others, OTHERS).tolist()
 
 
 def refining_losses(
     refiner: nn.Module, batch: DraftBatch, mask: Tensor, weights: Tensor, gradient_weight: float
 ) -> Losses:
-    """L1 of pixels and of their gradients, weighted by place (R, R)."""
-    found = refined(refiner, batch.drawn, refiner_input(*batch, mask))
-    error = found - batch.faces
+    """L1 of pixels and of their gradients, weighted by place (R, R), of the faces and, half as much, of what
+    other frames alone make of them, so that these are learned to be bent into shape.
+    """
+    found = refine(refiner, *batch, mask)
+    error = found.faces() - batch.faces
     l1 = (error.abs() * weights).mean()
     across, down = (error.diff(dim=dim).abs() for dim in (-1, -2))
     gradient = (across * weights[:, 1:]).mean() + (down * weights[1:]).mean()
-    return {"loss": l1 + gradient_weight * gradient, "l1": l1, "gradient": gradient}
+    others = ((found.of_others() - batch.faces).abs() * weights).mean()
+    loss = l1 + gradient_weight * gradient + OTHERS_WEIGHT * others
+    return {"loss": loss, "l1": l1, "gradient": gradient, "others": others}
 
 
 @torch.no_grad()
-def mouth_psnr(
-    refiner: nn.Module, drafts: list[Drafts], *, distance: int, device: torch.device
-) -> Mapping[str, float]:
-    """PSNR in dB over [0, 1] in the pasted part, mean over clips: drawn, refined, and the other frame itself,
-    `distance` frames away.
+def mouth_psnr(refiner: nn.Module, drafts: list[Drafts], *, device: torch.device) -> Mapping[str, float]:
+    """PSNR in dB over [0, 1] in the pasted part, mean over clips: drawn, refined, and the nearest other frame
+    itself.
     """
-    sums: dict[str, list[float]] = {"psnr_drawn": [], "psnr_refined": [], "psnr_reference": []}
+    sums: dict[str, list[float]] = {"psnr_drawn": [], "psnr_refined": [], "psnr_other": []}
     for draft in drafts:
         count = len(draft.drawn)
-        frames = list(range(0, count, max(1, count // 16)))
-        faces = draft.faces(frames).to(device)
-        others = draft.faces(
-            [f - distance if f >= distance else min(f + distance, count - 1) for f in frames]
-        )
-        drawn = torch.from_numpy(draft.drawn[frames].copy()).float().to(device) / 127.5 - 1
+        some = list(range(0, count, max(1, count // 16)))
+        neighbours = Neighbours()
+        for face in draft.faces(list(range(count))):
+            neighbours.add(face)
+        neighbours.end()
+        faces, others = (part[some].to(device) for part in neighbours.take(count))
+        drawn = torch.from_numpy(draft.drawn[some].copy()).float().to(device) / 127.5 - 1
         side = faces.shape[-1]
         region = (paste_mask(side, "mouth")[0] < 0.5).to(device)
-        seen = refiner_input(drawn, faces, others.to(device), mouth_mask(side).to(device))
-        found = with_drawn_lips(drawn, refined(refiner, drawn, seen)).clamp(-1, 1)
-        for name, picture in zip(sums, (drawn, found, others.to(device)), strict=True):
+        found = refine(refiner, drawn, faces, others, mouth_mask(side).to(device)).faces().clamp(-1, 1)
+        for name, picture in zip(sums, (drawn, found, others[:, 0]), strict=True):
             error = ((picture - faces) / 2).square().mean(dim=1)[:, region].mean()
             sums[name].append(float(-10 * error.log10()))
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
 
-def chosen_clips(clips: list[Clip], most: int) -> list[Clip]:
-    """At most `most` clips of each speaker, evenly spread over the list."""
-    speakers: dict[str, list[Clip]] = {}
-    for clip in clips:
-        speakers.setdefault(clip.speaker, []).append(clip)
-    return [
-        of_one[index]
-        for of_one in speakers.values()
-        for index in sorted(set(np.linspace(0, len(of_one) - 1, min(most, len(of_one))).round().astype(int)))
-    ]
-
-
 def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> LipsyncPipeline:
     """Train; save the whole pipeline (float16) with its refiner to `config.output`/pipeline.
 
-    Raises: FileNotFoundError, CheckpointError, MediaError, TrainingError.
+    Raises: FileNotFoundError, CheckpointError, ConfigError, MediaError, TrainingError.
     """
     folder, device = Path(config.output), accelerator.device
     if not (Path(config.pipeline) / INDEX).is_file():
@@ -257,20 +200,28 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
     held_back = load_clips(config.data, "val")
     drawing = open_folder(Path(config.pipeline), pick_dtype("auto", device)).to(device)
     drawing.set_progress_bar_config(disable=True)
-    drawing.refiner, drawing.match_colour = None, False  # the refiner comes first
+    drawing.refiner = None
+    side = drawing.resolution
+    torch.manual_seed(config.loop.seed)
+    refiner = build_refiner(config.channels, side)
+    try:
+        check_refiner(refiner, side)
+    except ValueError as error:
+        raise ConfigError(f"channels {config.channels} and faces of {side} px: {error}") from error
     with accelerator.main_process_first():  # the others read what it has drawn
-        parts = {"pipeline": drawing, "folder": folder / "drafts", "frames": config.frames_per_clip}
+        parts = {
+            "pipeline": drawing,
+            "folder": folder / "drafts",
+            "frames": config.frames_per_clip,
+            "strength": config.strength,
+        }
         data = DraftData(draw_drafts(clips, variants=config.variants, **parts), config)
         watched = draw_drafts(held_back, variants=1, **parts)
     record_config(config, folder, accelerator)
-    side, distance = drawing.resolution, drawing.reference_shift
     mask = mouth_mask(side).to(device)
     pasted = (paste_mask(side, "mouth")[0] < 0.5).float().to(device)
     weights = config.rest + (config.pasted - config.rest) * pasted
     weights = weights + (config.lips - config.pasted) * lips_region(side).to(device)
-
-    torch.manual_seed(config.loop.seed)
-    refiner = build_refiner(config.channels, side)
 
     def step(model: nn.Module, batch: DraftBatch, number: int) -> Losses:
         with accelerator.autocast():
@@ -283,16 +234,18 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
         config.loop,
         folder,
         accelerator,
-        validate=lambda model, _: mouth_psnr(model, watched, distance=distance, device=device),
+        validate=lambda model, _: mouth_psnr(model, watched, device=device),
         settings={
             **asdict(config),
             **{"data": None, "output": None},  # a run may move to another disk
-            "pipeline": drawing_key(drawing, config.frames_per_clip),
+            "pipeline": drawing_key(drawing, config.frames_per_clip, config.strength),
         },
     )
     pipeline = open_folder(Path(config.pipeline), torch.float32)
     pipeline.register_modules(refiner=accelerator.unwrap_model(trained).to("cpu"))
     pipeline.register_to_config(_name_or_path="")  # not the author's disk
+    if config.guidance_scale is not None:
+        pipeline.register_to_config(guidance_scale=config.guidance_scale)
     pipeline = pipeline.to(dtype=torch.float16)
     with save_once(accelerator) as is_writer:
         if is_writer:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.refine import FOLD
+from latentsync.diffusion.refine import OTHERS, refine
 from latentsync.diffusion.sampling import Batching
 from latentsync.footprint import largest_leaf_bytes, peak_bytes, weight_bytes
 
@@ -224,7 +224,7 @@ class _Needs:
         pipeline = self.pipeline
         halves = 2 if batching.joint_guidance else 1
         unet, vae = self._unet(batching.windows * halves), self._vae(batching.frames)
-        refiner = 0 if pipeline.refiner is None else self._refiner(pipeline.window)
+        refiner = 0 if pipeline.refiner is None else self._refiner(batching.frames)
         parts = [part for part in ("unet", "vae", "audio_encoder", "refiner") if getattr(pipeline, part)]
         weights = {part: weight_bytes(getattr(pipeline, part)) for part in parts}
         if offload == "none":
@@ -269,13 +269,14 @@ class _Needs:
         return self.computed["vae", frames]
 
     def _refiner(self, frames: int) -> int:
-        """Of `frames` through the refiner, which takes what becomes ready together."""
+        """Of `frames` through the refiner."""
         if ("refiner", frames) not in self.computed:
-            refiner, side = self.pipeline.refiner, self.pipeline.resolution // FOLD
+            refiner, side = self.pipeline.refiner, self.pipeline.resolution
 
             def mend() -> None:
-                seen = torch.empty(frames, refiner.config.in_channels, side, side, dtype=refiner.dtype)
-                refiner(seen, 0)
+                drawn = torch.empty(frames, 3, side, side)
+                others = torch.empty(frames, OTHERS, 3, side, side)
+                refine(refiner, drawn, torch.empty_like(drawn), others, torch.empty(1, side, side)).faces()
 
             self.computed["refiner", frames] = peak_bytes(mend)
         return self.computed["refiner", frames]

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler
 
 from latentsync.audio.windows import frame_windows
 from latentsync.diffusion.condition import Condition
@@ -312,6 +312,56 @@ def test_callbacks_see_every_step_and_may_change_the_latents(frame_pipeline):
     mask = frame_pipeline.mask()
     nothing = frame_pipeline.decode(torch.zeros(4, 1, 16, 16))
     assert torch.allclose(result * (1 - mask), (nothing * (1 - mask) + faces * mask) * (1 - mask), atol=1e-5)
+
+
+@pytest.mark.parametrize(("strength", "run"), [(1.0, [0, 1, 2]), (0.67, [1, 2]), (0.34, [2]), (0.01, [2])])
+def test_strength_runs_the_last_steps(frame_pipeline, strength, run):
+    faces, windows = faces_and_windows(frame_pipeline, 9)
+    seen = []
+
+    def note(_pipe, index, t, found):
+        seen.append((index, int(t)))
+        return found
+
+    noise = frame_pipeline.draw_noise(torch.Generator().manual_seed(3))
+    settings = frame_pipeline.sampling(3, 1.0, strength=strength, callback_on_step_end=note)
+    drawn = list(frame_pipeline.stream(faces, windows, noise, settings))
+    times = frame_pipeline.scheduler.timesteps.tolist()
+    assert seen[: len(run)] == [(index, times[index]) for index in run] and len(drawn) == 9
+
+
+def test_the_less_strength_the_nearer_the_footage(frame_pipeline):
+    faces, windows = faces_and_windows(frame_pipeline, 5)
+    noise = frame_pipeline.draw_noise(torch.Generator().manual_seed(3))
+    condition = frame_pipeline.encode_condition(faces, frame_pipeline.mask())
+    shown = torch.stack([face.whole for face in frame_pipeline.encode(faces, frame_pipeline.mask())], dim=1)
+
+    def away(strength):
+        settings = frame_pipeline.sampling(50, 1.0, strength=strength)
+        found = frame_pipeline.denoise_windows(noise, [condition], [windows], settings, shown=shown[None])
+        return float((found - shown).abs().mean())
+
+    near, half, whole = away(0.02), away(0.5), away(0.999)
+    assert 2 * near < half < whole, (near, half, whole)
+    full = frame_pipeline.denoise(noise, condition, windows, frame_pipeline.sampling(50, 1.0))
+    assert away(1.0) == pytest.approx(float((full - shown).abs().mean()))
+
+
+def test_strength_needs_latents_a_share_and_a_plain_sampler(frame_pipeline):
+    faces, windows = faces_and_windows(frame_pipeline, 3)
+    for wrong in (0.0, -1.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="the share of the steps that run"):
+            frame_pipeline.sampling(strength=wrong)
+    noise = frame_pipeline.draw_noise()
+    condition = frame_pipeline.encode_condition(faces, frame_pipeline.mask())
+    for strength in (0.5, 0.99):
+        with pytest.raises(ValueError, match=f"strength {strength} starts from latents .* here is none"):
+            frame_pipeline.denoise(noise, condition, windows, frame_pipeline.sampling(4, strength=strength))
+    heun = LipsyncPipeline(
+        **{**frame_pipeline.components, "scheduler": HeunDiscreteScheduler()}, resolution=32
+    )
+    with pytest.raises(ValueError, match="here is HeunDiscreteScheduler"):
+        list(heun.stream(faces, windows, noise, heun.sampling(4, strength=0.5)))
 
 
 def test_another_scheduler_runs(frame_pipeline):

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from diffusers import UNet2DModel
 from torch import nn
 
-from latentsync.diffusion.augment import Proportions, apply_colour, apply_proportions, draw_colour
+from latentsync.diffusion.augment import Proportions, apply_colour, apply_proportions, draw_colour, tinted
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips
 from latentsync.diffusion.latents import ClipLatents
 from latentsync.diffusion.losses import predicted_latents, region_weights
@@ -98,6 +98,16 @@ def test_colour_keeps_the_range_and_no_strength_keeps_the_picture():
     assert torch.allclose(calm, pixels, atol=1e-6) or torch.allclose(calm, pixels.flip(-1), atol=1e-6)
 
 
+def test_a_tint_is_smooth_and_none_is_none():
+    rng, grey = np.random.default_rng(0), torch.zeros(3, SIDE, SIDE)
+    assert torch.equal(tinted(grey, 0.0, rng), grey)
+    found = torch.stack([tinted(grey, 0.3, rng) for _ in range(50)])
+    assert 0.1 < found.std() < 0.4 and found.abs().max() <= 1
+    assert found.diff(dim=-1).abs().max() < 0.2 * found.abs().max()
+    black = -torch.ones(3, SIDE, SIDE)
+    assert torch.equal(tinted(black, 0.3, rng), black)
+
+
 def test_proportions_move_what_they_say():
     pixels = torch.zeros(1, 3, 40, 40)
     pixels[..., 18:22, 18:22] = 1
@@ -182,6 +192,7 @@ def test_four_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
         channels=[8, 16],
         clips_per_speaker=2,
         variants=2,
+        guidance_scale=7.0,
         loop=LoopConfig(**loop),
     )
     with pytest.raises(FileNotFoundError, match=r"is no model folder \(it has no model_index\.json\)"):
@@ -203,7 +214,7 @@ def test_four_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
     index.write_text(told)
     assert "psnr_refined" in (tmp_path / "refiner" / "log.jsonl").read_text()
     whole, name = load_model(tmp_path / "refiner/pipeline", torch.device("cpu"), torch.float32)
-    assert isinstance(whole.refiner, UNet2DModel)
+    assert isinstance(whole.refiner, UNet2DModel) and whole.sampling().guidance_scale == 7.0
     again = whole(faces, windows).faces
     assert again.shape == faces.shape and not torch.equal(again, result)
 
