@@ -430,7 +430,9 @@ class LipsyncPipeline(DiffusionPipeline):
             tokens = [torch.stack(run.tokens) for run in alike]
             with stage("denoise"):
                 first_frames = [run.first_frame for run in alike]
-                shown = torch.stack([torch.stack([face.whole for face in run.faces], dim=1) for run in alike])
+                shown = None
+                if settings.strength < 1:
+                    shown = torch.stack([torch.stack([f.whole for f in run.faces], dim=1) for run in alike])
                 drawn += self.denoise_windows(noise, conditions, tokens, settings, first_frames, shown=shown)
         return drawn
 
