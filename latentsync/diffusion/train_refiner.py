@@ -106,10 +106,10 @@ class DraftData:
     def __init__(self, drafts: list[Drafts], config: TrainRefinerConfig) -> None:
         least = config.other_distance[0]
         for draft in drafts:
-            if len(draft.drawn) <= least:
+            if len(draft.drawn) < 2 * least:  # the middle one must have another
                 raise MediaError(
-                    f"clip {draft.clip.name} has {len(draft.drawn)} frames, none of them {least} away from "
-                    "another one: take it off the list, or make other_distance less"
+                    f"clip {draft.clip.name} has {len(draft.drawn)} frames, and not all have another one "
+                    f"{least} away: take it off the list, or make other_distance less"
                 )
         self.config, self.looks = config, {}
         self.mask = mouth_mask(drafts[0].drawn.shape[-1])
@@ -164,7 +164,7 @@ def refining_losses(
 
 @torch.no_grad()
 def mouth_psnr(refiner: nn.Module, drafts: list[Drafts], *, device: torch.device) -> Mapping[str, float]:
-    """PSNR in dB over [0, 1] in the pasted part, mean over clips: drawn, refined, and the nearest other frame
+    """PSNR in dB over [0, 1] in the pasted part, mean over clips: drawn, refined, and the first other frame
     itself.
     """
     sums: dict[str, list[float]] = {"psnr_drawn": [], "psnr_refined": [], "psnr_other": []}

@@ -218,8 +218,9 @@ def test_what_a_refiner_learns_from():
     assert moved.drawn[..., kept].std(dim=-1).max() < 0.01  # it moves in the hole alone
     assert torch.equal(dyed.faces, still.faces) and torch.equal(dyed.others, still.others)
     assert (dyed.drawn - still.drawn).abs()[:, :, 40, 32].mean() > 0.02
-    with pytest.raises(MediaError, match="clip a has 4 frames, none of them 4 away from another one"):
-        batch(frames=4)
+    with pytest.raises(MediaError, match="clip a has 7 frames, and not all have another one 4 away"):
+        batch(frames=7)
+    assert batch(frames=8).others.shape == (32, OTHERS, 3, 64, 64)
 
 
 @pytest.mark.parametrize("frames", [1, 17, 60])
