@@ -5,7 +5,7 @@ goes on.
 
 The list is a CSV with the header path,speaker,split. The result is WORK/refiner/pipeline, a model folder. On
 two CPU cores the stages took us about 10 minutes (packing), 25 (autoencoder), 15 (audio encoder), an hour
-(denoiser) and 50 (refiner).
+(denoiser) and 60 (refiner).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Trains the refiner of a small model on what the model draws.
+"""Trains the refiner of a small model on what the model draws, and the articulator that tells it motion.
 
 accelerate launch scripts/train_refiner.py --config configs/refiner/tiny.yaml data=data/packed \
     pipeline=runs/unet/pipeline output=runs/refiner

@@ -5,6 +5,7 @@ are memory-mapped.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,17 @@ class Clip:
     def mouth_motion(self) -> np.ndarray:
         """Mouth measures without the speaker: the clip's median is taken off."""
         return self.mouth - np.median(self.mouth, axis=0, keepdims=True)
+
+
+def motion_spread(clips: Iterable[Clip]) -> np.ndarray:
+    """The spread (K,) of the mouth measures of `clips` about each one's median.
+
+    Raises: MediaError where one of them never changes.
+    """
+    spread = np.concatenate([clip.mouth_motion() for clip in clips]).std(axis=0)
+    if not (np.isfinite(spread) & (spread > 0)).all():
+        raise MediaError(f"mouths of these clips do not move: their measures spread by {spread.tolist()}")
+    return spread
 
 
 def load_clips(folder: str | Path, split: str, *, stride: dict[str, int] | None = None) -> list[Clip]:

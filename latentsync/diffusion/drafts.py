@@ -21,7 +21,7 @@ from latentsync.errors import MediaError
 from latentsync.training.files import writing
 
 SAMPLES_PER_FRAME = 640
-NO_PART_OF_DRAFTS = ("vae", "unet", "audio_encoder", "refiner")  # or known by its weights
+NO_PART_OF_DRAFTS = ("vae", "unet", "audio_encoder", "refiner", "articulator")  # or known by its weights
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,7 @@ def draw_drafts(
     folder = folder / drawing_key(pipeline, frames, strength)
     drafts = []
     for clip in clips:
-        if clip.faces.shape[1] != pipeline.resolution:
-            raise MediaError(
-                f"clip {clip.name} has faces of {clip.faces.shape[1]} px, and the model draws "
-                f"{pipeline.resolution} px: pack the footage at that size (scripts/pack_footage.py)"
-            )
-        if min(clip.frames, len(clip.waveform) // SAMPLES_PER_FRAME) < 1:
-            raise MediaError(f"clip {clip.name} has no frame with its sound; take it off the list")
+        check_clip(clip, pipeline.resolution)
         heard = zlib.crc32(np.ascontiguousarray(clip.waveform).tobytes())
         for variant in range(variants):
             path = folder / f"{clip.name}.{heard:08x}.{variant}.npy"
@@ -77,6 +71,17 @@ def draw_drafts(
                 drawn = np.load(path, mmap_mode="r", allow_pickle=False)
             drafts.append(Drafts(clip, variant, drawn))
     return drafts
+
+
+def check_clip(clip: Clip, resolution: int) -> None:
+    """Raises: MediaError for a clip of faces of another size, or without a frame and its sound."""
+    if clip.faces.shape[1] != resolution:
+        raise MediaError(
+            f"clip {clip.name} has faces of {clip.faces.shape[1]} px, and the model draws {resolution} px: "
+            "pack the footage at that size (scripts/pack_footage.py)"
+        )
+    if min(clip.frames, len(clip.waveform) // SAMPLES_PER_FRAME) < 1:
+        raise MediaError(f"clip {clip.name} has no frame with its sound; take it off the list")
 
 
 def drawing_key(pipeline: LipsyncPipeline, frames: int, strength: float) -> str:

@@ -15,9 +15,15 @@ PARTS = {  # what a model folder may name; anything else would import code of th
     "audio_encoder": {"WhisperModel"},
     "unet": {"UNet3DConditionModel"},
     "refiner": {"UNet2DModel"},
+    "articulator": {"Articulator"},
 }
-OPTIONAL = ("refiner",)
-PART_LIBRARIES = {"diffusers", "transformers", "latentsync.diffusion.unet"}
+OPTIONAL = ("refiner", "articulator")
+PART_LIBRARIES = {
+    "diffusers",
+    "transformers",
+    "latentsync.diffusion.unet",
+    "latentsync.diffusion.articulator",
+}
 
 
 def open_folder(folder: Path, dtype: torch.dtype) -> LipsyncPipeline:

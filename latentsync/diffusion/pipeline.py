@@ -22,6 +22,7 @@ from transformers import WhisperModel
 
 from latentsync.audio.whisper import encode_blocks, inner_context
 from latentsync.audio.windows import stream_windows
+from latentsync.diffusion.articulator import Articulator, check_articulator
 from latentsync.diffusion.condition import Condition, EncodedFace, FaceMemory
 from latentsync.diffusion.finish import Finish
 from latentsync.diffusion.guided import GuidedUNet
@@ -56,11 +57,12 @@ class LipsyncPipeline(DiffusionPipeline):
     itself but one so many frames away in the window, whose jaw tells nothing of the frame's own.
     `guidance_region` "lips" (else "all") guides the lips alone; what guidance adds elsewhere is flicker.
     `steady_frames` is how many frames before and after one its skin, not its lips, is averaged with.
-    `refiner` (see `refine`) makes drawn faces anew of the footage's pixels.
+    `refiner` (see `refine`) makes drawn faces anew of the footage's pixels, told by its `articulator` what
+    the mouth does.
     """
 
-    model_cpu_offload_seq = "unet->vae->refiner"
-    _optional_components: ClassVar = ["refiner"]
+    model_cpu_offload_seq = "unet->vae->articulator->refiner"
+    _optional_components: ClassVar = ["refiner", "articulator"]
     _exclude_from_cpu_offload: ClassVar = ["audio_encoder"]  # called by its encoder, where no hook sits
 
     def __init__(
@@ -81,6 +83,7 @@ class LipsyncPipeline(DiffusionPipeline):
         guidance_region: str = "all",
         steady_frames: int = 0,
         refiner: UNet2DModel | None = None,
+        articulator: Articulator | None = None,
     ) -> None:
         super().__init__()
         if resolution < 8 or fps < 1 or window < 1 or not 0 <= overlap < window:
@@ -91,14 +94,26 @@ class LipsyncPipeline(DiffusionPipeline):
         for name, frames in (("reference_shift", reference_shift), ("steady_frames", steady_frames)):
             if not (isinstance(frames, int) and 0 <= frames <= window):
                 raise ValueError(f"{name} {frames!r}: expected a whole number from 0 to window ({window})")
-        if refiner is not None:
+        if (refiner is None) != (articulator is None):
+            missing = "refiner" if refiner is None else "articulator"
+            raise ValueError(
+                f"refiner and articulator go together, and there is no {missing}: train both with "
+                "scripts/train_refiner.py"
+            )
+        if refiner is not None and articulator is not None:
             check_refiner(refiner, resolution)
+            check_articulator(articulator, audio_encoder, fps)
         if guidance_region not in GUIDANCE_REGIONS:
             raise ValueError(
                 f"guidance_region {guidance_region!r} is unknown; expected {' or '.join(GUIDANCE_REGIONS)}"
             )
         self.register_modules(
-            vae=vae, audio_encoder=audio_encoder, unet=unet, scheduler=scheduler, refiner=refiner
+            vae=vae,
+            audio_encoder=audio_encoder,
+            unet=unet,
+            scheduler=scheduler,
+            refiner=refiner,
+            articulator=articulator,
         )
         self.register_to_config(
             resolution=resolution,
@@ -251,8 +266,7 @@ class LipsyncPipeline(DiffusionPipeline):
         """
         held: list[Tensor] = []  # latents of the last frames seen, waiting for the next window's opinion
         finish = self._finish(noise.shape[-1])
-        heard = zip(finish.noting(faces), audio_windows, strict=True)
-        runs = self._runs(heard, first_frame, memory)
+        runs = self._runs(finish.noting(faces, audio_windows), first_frame, memory)
         while batch := list(itertools.islice(runs, self.batching.windows)):
             for run, latents in zip(batch, self._denoise_runs(batch, noise, settings), strict=True):
                 latents = blend(held, list(latents.unbind(1))[-(run.fresh + len(held)) :])
@@ -442,6 +456,6 @@ class LipsyncPipeline(DiffusionPipeline):
             self.decode,
             self.mask(),
             Steadied(lips_region(latent_side), self.steady_frames),
-            self.refiner,
+            None if self.refiner is None else (self.refiner, self.articulator),
             self.batching.frames,
         )

@@ -3,9 +3,10 @@
 A small model that saw few people draws a stranger's mouth at the right place in the wrong skin, and as a
 blur. Here a network that sees the drawn face, the visible face and `OTHERS` other frames says where each
 pixel is to be taken from: from the other frames, each bent into shape, or from the drawn face; and a change
-on top. What lips and teeth look like so comes from the footage, what they do from the drawn face.
+on top. It is told the mouth's motion (see `articulator`). So what lips and teeth look like comes from the
+footage, and what they do from the sound, drawn and told.
 
-`F` frames, `K` = OTHERS, `R` resolution; pixels are RGB in [-1, 1].
+`F` frames, `K` = OTHERS, `M` measures of motion, `R` resolution; pixels are RGB in [-1, 1].
 """
 
 from collections import deque
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
 FOLD = 2  # squares of so many pixels become channels: the network works at half the resolution
@@ -24,10 +26,16 @@ PICTURES = 2 + OTHERS  # drawn, visible, others
 OUTPUTS = (2 * OTHERS, OTHERS + 1, 3 * FOLD**2)  # flow to each other, logits of them and the drawn, change
 FLOW_UNIT = 0.05  # sides of the face
 NORM_GROUPS = 8
+MOTION_WIDTH = 128  # of the embedding
+MOTION_REACH = 6.0  # spreads either way that are told apart
+FINEST_STEP = 0.3  # spreads, near none
+MOTION_SIZE = 3.0  # of the embedding: with 1 what is told is learned several times more slowly
 
 
 def build_refiner(channels: Sequence[int], resolution: int) -> UNet2DModel:
-    """A U-Net without attention that begins with the mean of all pictures; its time is always 0."""
+    """A U-Net without attention that begins with the mean of all pictures, deaf to motion; its time is always
+    0.
+    """
     refiner = UNet2DModel(
         sample_size=resolution // FOLD,
         in_channels=PICTURES * 3 * FOLD**2,
@@ -38,21 +46,29 @@ def build_refiner(channels: Sequence[int], resolution: int) -> UNet2DModel:
         layers_per_block=1,
         norm_num_groups=NORM_GROUPS,
         add_attention=False,
+        time_embedding_dim=MOTION_WIDTH,
+        class_embed_type="identity",
+        resnet_time_scale_shift="scale_shift",
     )
-    torch.nn.init.zeros_(refiner.conv_out.weight)
-    torch.nn.init.zeros_(refiner.conv_out.bias)  # pyright: ignore[reportArgumentType]
+    told = [block.time_emb_proj for block in refiner.modules() if isinstance(block, ResnetBlock2D)]
+    for layer in (refiner.conv_out, *told):
+        torch.nn.init.zeros_(layer.weight)  # pyright: ignore[reportArgumentType, reportOptionalMemberAccess]
+        torch.nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType, reportOptionalMemberAccess]
     return refiner
 
 
 def check_refiner(refiner: UNet2DModel, resolution: int) -> None:
-    """Raises: ValueError for a network of other channels, with classes, or that cannot halve the picture."""
-    found, wanted = refiner.config, (PICTURES * 3 * FOLD**2, sum(OUTPUTS))
+    """Raises: ValueError for a network of other channels, that is not told motion, or that cannot halve the
+    picture.
+    """
+    found, wanted = refiner.config, (PICTURES * 3 * FOLD**2, sum(OUTPUTS), "identity", MOTION_WIDTH)
+    held = (found.in_channels, found.out_channels, found.class_embed_type, found.time_embedding_dim)
     halvings = FOLD * 2 ** (len(found.block_out_channels) - 1)
-    if (found.in_channels, found.out_channels) != wanted or refiner.class_embedding is not None:
-        classes = "" if refiner.class_embedding is None else " and wants to be told a class"
+    if held != wanted:
         raise ValueError(
-            f"this refiner takes {found.in_channels} channels, gives {found.out_channels}{classes}; expected "
-            f"{wanted[0]}, {wanted[1]} and no classes: train one with scripts/train_refiner.py"
+            f"this refiner takes {held[0]} channels, gives {held[1]}, and its class embedding is {held[2]} "
+            f"of width {held[3]}; expected {wanted[0]}, {wanted[1]}, {wanted[2]} and {wanted[3]}: train one "
+            "with scripts/train_refiner.py"
         )
     if resolution % halvings:
         raise ValueError(f"this refiner needs a resolution in multiples of {halvings} px, not {resolution}")
@@ -64,6 +80,18 @@ def refiner_input(drawn: Tensor, faces: Tensor, others: Tensor, mask: Tensor) ->
     """
     pictures = torch.cat([drawn, faces * mask, others.flatten(1, 2)], dim=1)
     return F.pixel_unshuffle(pictures, FOLD)
+
+
+def motion_embedding(motion: Tensor) -> Tensor:
+    """`motion` (F, M) as MOTION_WIDTH numbers a frame, (F, MOTION_WIDTH): each measure against steps between
+    -MOTION_REACH and MOTION_REACH, finer near none, softly above or below; the rest 0.
+    """
+    count = MOTION_WIDTH // motion.shape[1]
+    places = torch.linspace(-1, 1, count, device=motion.device)
+    steps = MOTION_REACH * places * places.abs()
+    apart = 4 * MOTION_REACH * places.abs() / count + FINEST_STEP
+    above = MOTION_SIZE * torch.tanh((motion.float()[:, :, None] - steps) / apart)
+    return F.pad(above.flatten(1), (0, MOTION_WIDTH - motion.shape[1] * count))
 
 
 @dataclass(frozen=True)
@@ -87,10 +115,16 @@ class Refined:
         return (self.logits[:, :-1].softmax(dim=1)[:, :, None] * self.bent).sum(dim=1)
 
 
-def refine(refiner: torch.nn.Module, drawn: Tensor, faces: Tensor, others: Tensor, mask: Tensor) -> Refined:
-    """`drawn` faces (F, 3, R, R), made anew; the other arguments are those of `refiner_input`."""
-    seen = refiner_input(drawn, faces, others, mask)
-    told = refiner(seen.to(next(refiner.parameters()).dtype), 0, return_dict=False)[0].float()
+def refine(
+    refiner: torch.nn.Module, drawn: Tensor, faces: Tensor, others: Tensor, mask: Tensor, motion: Tensor
+) -> Refined:
+    """`drawn` faces (F, 3, R, R), made anew with the mouth's `motion` (F, M) in spreads; the other arguments
+    are those of `refiner_input`.
+    """
+    dtype = next(refiner.parameters()).dtype
+    seen = refiner_input(drawn, faces, others, mask).to(dtype)
+    embedding = motion_embedding(motion).to(dtype)
+    told = refiner(seen, 0, class_labels=embedding, return_dict=False)[0].float()
     flow, logits, change = told.split(OUTPUTS, dim=1)
     side = drawn.shape[-1]
     flow, logits = (

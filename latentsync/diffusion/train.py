@@ -19,7 +19,7 @@ from transformers import WhisperModel
 
 from latentsync.audio.whisper import encode, inner_context
 from latentsync.audio.windows import frame_windows
-from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng
+from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, motion_spread, step_rng
 from latentsync.diffusion.latents import ClipLatents, cached_latents, weights_key
 from latentsync.diffusion.losses import MouthReader, predicted_latents, region_weights
 from latentsync.diffusion.noise import small_scheduler
@@ -301,7 +301,7 @@ def train_unet(config: TrainUNetConfig, accelerator: Accelerator) -> LipsyncPipe
     audio_encoder = WhisperModel.from_pretrained(config.data.audio_encoder).eval().requires_grad_(False)
     nn.Module.to(audio_encoder, accelerator.device)
     clips = load_clips(config.data.packed, "train", stride=config.data.clip_stride)
-    spread = np.concatenate([clip.mouth_motion() for clip in clips]).std(axis=0)
+    spread = motion_spread(clips)
     parts = {"folder": folder / "latents", "spread": spread, "accelerator": accelerator}
     strides = {"variants": config.data.variants, "stride": config.data.frame_stride}
     with accelerator.main_process_first():  # the others read what it has cached

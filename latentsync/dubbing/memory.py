@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from latentsync.diffusion.folder import PARTS
 from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.diffusion.refine import OTHERS, refine
 from latentsync.diffusion.sampling import Batching
@@ -180,7 +181,7 @@ def _limit(device: torch.device, budget_bytes: int) -> None:
 
 
 def _networks(pipeline: LipsyncPipeline) -> list[torch.nn.Module]:
-    return [*filter(None, (pipeline.unet, pipeline.vae, pipeline.audio_encoder, pipeline.refiner))]
+    return [part for part in (getattr(pipeline, name) for name in PARTS) if part is not None]
 
 
 def _most_windows(
@@ -225,15 +226,17 @@ class _Needs:
         halves = 2 if batching.joint_guidance else 1
         unet, vae = self._unet(batching.windows * halves), self._vae(batching.frames)
         refiner = 0 if pipeline.refiner is None else self._refiner(batching.frames)
-        parts = [part for part in ("unet", "vae", "audio_encoder", "refiner") if getattr(pipeline, part)]
+        parts = [part for part in PARTS if getattr(pipeline, part)]
         weights = {part: weight_bytes(getattr(pipeline, part)) for part in parts}
         if offload == "none":
             resident, computed = sum(weights.values()), max(unet, vae, refiner)
         elif offload == "model":  # the autoencoder stays while the U-Net works, not the other way round
-            resident = weights["audio_encoder"] + weights["vae"] + weights.get("refiner", 0)
+            resident = sum(weights.values()) - weights["unet"]
             computed = max(weights["unet"] / MARGIN + unet, vae, refiner)
         else:
-            leaf = largest_leaf_bytes(*filter(None, (pipeline.unet, pipeline.vae, pipeline.refiner)))
+            leaf = largest_leaf_bytes(
+                *filter(None, (pipeline.unet, pipeline.vae, pipeline.refiner, pipeline.articulator))
+            )
             resident = weights["audio_encoder"] + leaf * (2 if offload == "group" else 1)
             computed = max(unet, vae, refiner)
         return int(resident + MARGIN * computed) + self.context
@@ -271,12 +274,14 @@ class _Needs:
     def _refiner(self, frames: int) -> int:
         """Of `frames` through the refiner."""
         if ("refiner", frames) not in self.computed:
-            refiner, side = self.pipeline.refiner, self.pipeline.resolution
+            pipeline, refiner, side = self.pipeline, self.pipeline.refiner, self.pipeline.resolution
 
             def mend() -> None:
                 drawn = torch.empty(frames, 3, side, side)
+                faces = torch.empty_like(drawn)
                 others = torch.empty(frames, OTHERS, 3, side, side)
-                refine(refiner, drawn, torch.empty_like(drawn), others, torch.empty(1, side, side)).faces()
+                motion = torch.empty(frames, pipeline.articulator.config.measures)
+                refine(refiner, drawn, faces, others, torch.empty(1, side, side), motion).faces()
 
             self.computed["refiner", frames] = peak_bytes(mend)
         return self.computed["refiner", frames]

@@ -10,10 +10,22 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
 
+from latentsync.diffusion.articulator import Articulator
+from latentsync.diffusion.augment import NO_COLOUR
 from latentsync.diffusion.dataset import Clip
 from latentsync.diffusion.drafts import Drafts, draw_drafts
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.refine import FLOW_UNIT, OTHERS, Neighbours, build_refiner, refine, refiner_input
+from latentsync.diffusion.refine import (
+    FINEST_STEP,
+    FLOW_UNIT,
+    MOTION_SIZE,
+    OTHERS,
+    Neighbours,
+    build_refiner,
+    motion_embedding,
+    refine,
+    refiner_input,
+)
 from latentsync.diffusion.sampling import Batching
 from latentsync.diffusion.train_refiner import DraftBatch, DraftData, TrainRefinerConfig, refining_losses
 from latentsync.dubbing.model import load_model
@@ -22,6 +34,30 @@ from latentsync.face.mask import mouth_mask
 from latentsync.training import LoopConfig
 
 SIDE = 32
+MEASURES = 6
+PIXELS = TrainRefinerConfig(mouth_shape=0.0)  # of its losses, those of pixels alone
+
+
+def blind(faces):
+    """Reads nothing."""
+    return torch.zeros(len(faces), MEASURES)
+
+
+def still(count):
+    """No motion of `count` mouths."""
+    return torch.zeros(count, MEASURES)
+
+
+def refining_parts(pipeline, *, change=0.1):
+    """The parts of `pipeline` with a refiner that does something and is told something."""
+    torch.manual_seed(1)
+    refiner = build_refiner([8, 16], pipeline.resolution)
+    torch.nn.init.normal_(refiner.conv_out.weight, std=change)
+    for block in (*refiner.down_blocks, *refiner.up_blocks):
+        for resnet in block.resnets:
+            torch.nn.init.normal_(resnet.time_emb_proj.weight, std=0.1)
+    articulator = Articulator(20, pipeline.unet.config.cross_attention_dim, hidden=8).eval()
+    return {**pipeline.components, "refiner": refiner, "articulator": articulator}
 
 
 def some_faces(count):
@@ -73,7 +109,7 @@ def test_of_a_short_stream_halves_lend_to_each_other(count):
 def test_it_begins_with_the_mean_of_all_pictures():
     refiner = build_refiner([8, 16], SIDE)
     (drawn, faces), others = some_faces(2)
-    found = refine(refiner, drawn, faces, others, mouth_mask(SIDE))
+    found = refine(refiner, drawn, faces, others, mouth_mask(SIDE), still(2))
     torch.testing.assert_close(found.faces(), (drawn + others.sum(dim=1)) / (1 + OTHERS))
     torch.testing.assert_close(found.of_others(), others.mean(dim=1))
 
@@ -84,7 +120,7 @@ def test_other_frames_are_bent_by_the_flow_and_their_border_goes_on():
     with torch.no_grad():
         refiner.conv_out.bias[2] = 4 / (SIDE - 1) / FLOW_UNIT  # the second one: from 4 px further right
         refiner.conv_out.bias[2 * OTHERS + 1] = 50.0  # and it alone
-    found = refine(refiner, drawn, faces, others, mouth_mask(SIDE)).faces()
+    found = refine(refiner, drawn, faces, others, mouth_mask(SIDE), still(1)).faces()
     torch.testing.assert_close(found[..., :-4], others[:, 1, :, :, 4:], atol=1e-4, rtol=0)
     beyond = others[:, 1, :, :, -1:].expand(-1, -1, -1, 4)
     torch.testing.assert_close(found[..., -4:], beyond, atol=1e-4, rtol=0)
@@ -117,20 +153,20 @@ def test_lips_come_from_the_draft_and_their_look_from_others():
         faces, heights = bars(people)
         drawn = -0.5 * (faces != 0).float()
         others = torch.stack([bars(people)[0] for _ in range(OTHERS)], dim=1)
-        return DraftBatch(drawn, faces, others), heights
+        return DraftBatch(drawn, faces, others, still(count), still(count)), heights
 
     torch.manual_seed(0)
     refiner, mask, weights = build_refiner([16, 32], SIDE), mouth_mask(SIDE), torch.full((SIDE, SIDE), 0.1)
     weights[16:30, 6:26] = 3.0
-    optimizer = torch.optim.Adam(refiner.parameters(), 3e-3)
-    for _ in range(80):
-        loss = refining_losses(refiner, drawn_batch(16)[0], mask, weights, 0.5)["loss"]
+    optimizer = torch.optim.Adam(refiner.parameters(), 2e-3)
+    for _ in range(200):
+        loss = refining_losses(refiner, drawn_batch(16)[0], mask, weights, blind, PIXELS)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     seen, heights = drawn_batch(32)
     with torch.no_grad():
-        found = refine(refiner, *seen, mask).faces()
+        found = refine(refiner, *seen[:3], mask, seen.motion).faces()
     for face, true, height in zip(found, seen.faces, heights, strict=True):
         bar = (slice(None), slice(height, height + 3), slice(10, 22))
         assert (face - true)[bar].abs().mean() < 0.5  # nothing done is 0.63, the other colour 1.07
@@ -141,12 +177,12 @@ def test_it_learns_to_give_blurred_skin_its_pattern_back():
     skin = F.interpolate(torch.rand(1, 3, 16, 16) * 2 - 1, (SIDE, SIDE)).expand(8, -1, -1, -1)
     blurred = F.avg_pool2d(F.pad(skin, (2, 2, 2, 2), "replicate"), 5, 1)
     refiner, mask = build_refiner([16, 32], SIDE), mouth_mask(SIDE)
-    batch = DraftBatch(blurred, skin, skin[:, None].expand(-1, OTHERS, -1, -1, -1))
+    batch = DraftBatch(blurred, skin, skin[:, None].expand(-1, OTHERS, -1, -1, -1), still(8), still(8))
     weights = torch.ones(SIDE, SIDE)
     optimizer = torch.optim.Adam(refiner.parameters(), 3e-3)
     losses = []
     for _ in range(40):
-        losses.append(refining_losses(refiner, batch, mask, weights, 0.5)["loss"])
+        losses.append(refining_losses(refiner, batch, mask, weights, blind, PIXELS)["loss"])
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
@@ -156,10 +192,7 @@ def test_it_learns_to_give_blurred_skin_its_pattern_back():
 def test_a_pipeline_keeps_its_refiner_and_one_without_opens_too(frame_pipeline, tmp_path):
     frame_pipeline.save_pretrained(tmp_path / "without")
     assert load_model(tmp_path / "without", torch.device("cpu"), torch.float32)[0].refiner is None
-    torch.manual_seed(1)
-    refiner = build_refiner([8, 16], frame_pipeline.resolution)
-    torch.nn.init.normal_(refiner.conv_out.weight, std=0.1)
-    parts = {**frame_pipeline.components, "refiner": refiner}
+    parts = refining_parts(frame_pipeline)
     pipeline = LipsyncPipeline(**parts, resolution=frame_pipeline.resolution, reference_shift=8)
     pipeline.save_pretrained(tmp_path / "with")
     opened = load_model(tmp_path / "with", torch.device("cpu"), torch.float32)[0]
@@ -170,11 +203,19 @@ def test_a_pipeline_keeps_its_refiner_and_one_without_opens_too(frame_pipeline, 
     drawn = [list(p.stream(faces, windows, noise, settings)) for p in (pipeline, opened)]
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*drawn, strict=True))
 
-    for channels in ({"in_channels": 12}, {"out_channels": 3}, {"class_embed_type": "timestep"}):
-        told = {name: value for name, value in refiner.config.items() if not name.startswith("_")}
+    for channels in ({"in_channels": 12}, {"class_embed_type": None}, {"time_embedding_dim": 64}):
+        told = {name: value for name, value in parts["refiner"].config.items() if not name.startswith("_")}
         other = UNet2DModel(**{**told, **channels})
-        with pytest.raises(ValueError, match="expected 84, 28 and no classes"):
+        with pytest.raises(ValueError, match="expected 84, 28, identity and 128"):
             LipsyncPipeline(**{**parts, "refiner": other}, resolution=frame_pipeline.resolution)
+    for missing in ("refiner", "articulator"):
+        with pytest.raises(ValueError, match=f"go together, and there is no {missing}: train both"):
+            LipsyncPipeline(**{**parts, missing: None}, resolution=frame_pipeline.resolution)
+    for wrong in ((21, 16, 8, 6), (20, 32, 8, 6), (20, 16, 8, 5)):
+        with pytest.raises(ValueError, match="expected 20 of 16 and 6"):
+            LipsyncPipeline(
+                **{**parts, "articulator": Articulator(*wrong)}, resolution=frame_pipeline.resolution
+            )
     for name, wrong in (("reference_shift", -3), ("steady_frames", 1.5), ("steady_frames", 10**9)):
         with pytest.raises(ValueError, match=f"{name} {wrong}: expected a whole number from 0"):
             LipsyncPipeline(**frame_pipeline.components, **{name: wrong})
@@ -187,21 +228,31 @@ def test_a_pipeline_keeps_its_refiner_and_one_without_opens_too(frame_pipeline, 
 
 
 def bright_drafts(frames):
-    """A clip whose faces are grey, brighter from frame to frame; drawn black with a white mouth."""
+    """A clip whose faces are grey, brighter from frame to frame, and whose mouth opens by 6 a frame; drawn
+    black with a white mouth that is less blue from frame to frame.
+    """
     faces = np.broadcast_to(100 + np.arange(frames, dtype=np.uint8)[:, None, None, None], (frames, 64, 64, 3))
     drawn = np.zeros((frames, 3, 64, 64), np.uint8)
     drawn[:, :, 36:44, 24:40] = 255
-    clip = Clip("a", "ann", "train", faces, np.zeros((frames, 6)), np.zeros(frames * 640))
+    drawn[:, 2, 36:44, 24:40] -= np.arange(frames, dtype=np.uint8)[:, None, None]
+    clip = Clip(
+        "a", "ann", "train", faces, np.arange(6.0 * frames).reshape(frames, 6), np.zeros(frames * 640)
+    )
     return Drafts(clip, 0, drawn)
 
 
 def test_what_a_refiner_learns_from():
     calm = TrainRefinerConfig(
-        tint=0.0, misplaced=0.0, alike=0.0, other_distance=(4, 10), loop=LoopConfig(batch_size=32)
+        other_drafts=0.0,
+        tint=0.0,
+        misplaced=0.0,
+        alike=0.0,
+        other_distance=(4, 10),
+        loop=LoopConfig(batch_size=32),
     )
 
     def batch(frames=40, **changed):
-        return DraftData([bright_drafts(frames)], replace(calm, **changed)).draw(0)
+        return DraftData([bright_drafts(frames)], np.full(6, 2.0), replace(calm, **changed)).draw(0)
 
     def mouths(drawn):  # where each begins
         inside = drawn.mean(dim=1)[:, 20:60, 28:36].mean(dim=-1)
@@ -223,15 +274,138 @@ def test_what_a_refiner_learns_from():
     assert batch(frames=8).others.shape == (32, OTHERS, 3, 64, 64)
 
 
+def test_motion_tells_of_the_true_frame_even_where_the_draft_is_of_another(monkeypatch):
+    """How far a draft's mouth is from blue says which frame it is of, and motion says which the truth is."""
+    plain = {"tint": 0.0, "misplaced": 0.0, "other_distance": (4, 10), "loop": LoopConfig(batch_size=64)}
+
+    monkeypatch.setattr("latentsync.diffusion.train_refiner.draw_colour", lambda rng: NO_COLOUR)
+
+    def frames(**settings):
+        data = DraftData([bright_drafts(40)], np.full(6, 2.0), TrainRefinerConfig(**settings, **plain))
+        batch = data.draw(0)
+        shown = (batch.drawn[:, 0, 40, 30] - batch.drawn[:, 2, 40, 30]) * 127.5
+        return (batch.motion[:, 0] / 3 + 19.5).round().int(), shown.round().int()
+
+    true, shown = frames(other_drafts=0.0)
+    assert torch.equal(true, shown) and len(true.unique()) > 10
+    assert (true >= 20).float().mean() > 0.6  # open mouths come more often
+    true, shown = frames(other_drafts=1.0)
+    assert (true - shown).abs().min() >= 4 and (true - shown).abs().max() <= 10
+
+
+def test_told_motion_moves_the_mouth_where_the_draft_is_silent():
+    """Bars as high as motion says; the draft shows none, the other frames show one somewhere."""
+    rng = np.random.default_rng(0)
+
+    def bars(heights):
+        faces = torch.zeros(len(heights), 3, SIDE, SIDE)
+        for face, height in zip(faces, heights, strict=True):
+            face[:, height : height + 3, 8:24] = 0.8
+        return faces
+
+    def drawn_batch(count):
+        heights = rng.integers(18, 26, count)
+        others = torch.stack([bars(rng.integers(18, 26, count)) for _ in range(OTHERS)], dim=1)
+        motion = still(count)
+        motion[:, 0] = torch.from_numpy(heights - 22) / 2
+        return DraftBatch(torch.zeros(count, 3, SIDE, SIDE), bars(heights), others, motion, motion)
+
+    torch.manual_seed(0)
+    refiner, mask, weights = build_refiner([16, 32], SIDE), mouth_mask(SIDE), torch.full((SIDE, SIDE), 0.1)
+    weights[16:30, 6:26] = 3.0
+    optimizer = torch.optim.Adam(refiner.parameters(), 3e-3)
+    for _ in range(250):
+        loss = refining_losses(refiner, drawn_batch(16), mask, weights, blind, PIXELS)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    seen = drawn_batch(32)
+    with torch.no_grad():
+        found, unmoved = (
+            refine(refiner, *seen[:3], mask, motion).faces() for motion in (seen.motion, still(32))
+        )
+    region = (slice(None), slice(None), slice(16, 30), slice(10, 22))
+    error, untold = ((faces - seen.faces)[region].square().mean() for faces in (found, unmoved))
+    assert error < 0.5 * untold
+
+
+def test_a_mouth_of_another_shape_costs_by_its_reader():
+    """A reader that sees where the bar is: the loss grows with the distance, and pulls the mouth there."""
+    faces = torch.zeros(2, 3, SIDE, SIDE)
+    faces[0, :, 20:23], faces[1, :, 20:23] = 0.8, 0.8
+    drawn = faces.roll(3, dims=2)
+    batch = DraftBatch(drawn, faces, drawn[:, None].expand(-1, OTHERS, -1, -1, -1), still(2), still(2))
+
+    def reader(pictures):
+        rows = pictures[:, 0].mean(dim=-1)
+        return (rows * torch.arange(SIDE)).sum(dim=-1, keepdim=True) / rows.sum(dim=-1, keepdim=True)
+
+    refiner, mask, weights = build_refiner([8, 16], SIDE), mouth_mask(SIDE), torch.ones(SIDE, SIDE)
+    found = refining_losses(refiner, batch, mask, weights, reader, TrainRefinerConfig(mouth_shape=2.0))
+    assert found["mouth_shape"].item() == pytest.approx(2.5, abs=1e-3)  # smooth L1 of three rows
+    alone = refining_losses(refiner, batch, mask, weights, reader, PIXELS)
+    assert (found["loss"] - alone["loss"]).item() == pytest.approx(5.0, abs=1e-3)
+    found["mouth_shape"].backward()
+    assert refiner.conv_out.weight.grad.abs().max() > 0
+
+
+def test_motion_is_embedded_so_that_small_differences_tell():
+    motion = torch.tensor([[0.0, -9.0, 9.0], [0.2, -9.0, 9.0]])
+    embedded = motion_embedding(motion)  # 42 steps a measure, two left over
+    assert embedded.shape == (2, 128) and not embedded[:, 126:].any()
+    assert (embedded[:, 42:84] < -0.99 * MOTION_SIZE).all() and (
+        embedded[:, 84:126] > 0.99 * MOTION_SIZE
+    ).all()
+    assert (embedded[1] - embedded[0])[:42].max() > 0.5 * MOTION_SIZE * 0.2 / FINEST_STEP
+    told = motion_embedding(torch.linspace(-6, 6, 50)[:, None].expand(-1, 6))
+    assert (told.diff(dim=0) > 0).any(dim=1).all()  # no two are alike
+
+
+def test_a_refiner_that_is_wrapped_to_be_trained_by_several_processes_is_called_as_it_is():
+    class Wrapped(torch.nn.Module):  # as DistributedDataParallel: it has no attributes of what it holds
+        def __init__(self, held):
+            super().__init__()
+            self.module = held
+
+        def forward(self, *given, **named):
+            return self.module(*given, **named)
+
+    refiner, (drawn, faces), others = build_refiner([8, 16], SIDE), *some_faces(2)
+    found = refine(Wrapped(refiner), drawn, faces, others, mouth_mask(SIDE), still(2)).faces()
+    assert torch.equal(found, refine(refiner, drawn, faces, others, mouth_mask(SIDE), still(2)).faces())
+
+
+def test_each_face_is_told_the_motion_of_its_own_sound(frame_pipeline, monkeypatch):
+    """The denoiser deaf, one frame's sound another: of 110 faces that one alone is another."""
+    pipeline = LipsyncPipeline(
+        **refining_parts(frame_pipeline, change=0.3), resolution=frame_pipeline.resolution, steady_frames=1
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    R, noise = pipeline.resolution, pipeline.draw_noise()
+
+    def undrawn(runs, *_):
+        return [noise.expand(-1, len(run.faces), -1, -1) for run in runs]
+
+    monkeypatch.setattr(pipeline, "_denoise_runs", undrawn)
+    monkeypatch.setattr(pipeline, "decode", lambda latents: torch.zeros(latents.shape[1], 3, R, R))
+    faces = torch.rand(110, 3, R, R) * 2 - 1
+    windows = torch.randn(110, 20, pipeline.unet.config.cross_attention_dim)
+    for frame in (0, 47, 100, 109):
+        others = windows.clone()
+        others[frame] = torch.randn_like(windows[frame])
+        first, second = (
+            torch.stack(list(pipeline.stream(faces, sound, noise, pipeline.sampling(1, 1.0))))
+            for sound in (windows, others)
+        )
+        changed = (first - second).abs().amax(dim=(1, 2, 3)) > 1e-4
+        assert changed.nonzero().flatten().tolist() == [frame]
+
+
 @pytest.mark.parametrize("frames", [1, 17, 60])
 def test_how_much_is_computed_at_a_time_does_not_change_the_picture(frame_pipeline, frames):
     R = frame_pipeline.resolution
-    torch.manual_seed(1)
-    refiner = build_refiner([8, 16], R)
-    torch.nn.init.normal_(refiner.conv_out.weight, std=0.3)
-    pipeline = LipsyncPipeline(
-        **{**frame_pipeline.components, "refiner": refiner}, resolution=R, reference_shift=8, steady_frames=1
-    )
+    parts = refining_parts(frame_pipeline, change=0.3)
+    pipeline = LipsyncPipeline(**parts, resolution=R, reference_shift=8, steady_frames=1)
     pipeline.set_progress_bar_config(disable=True)
     faces = torch.rand(frames, 3, R, R) * 2 - 1
     windows = torch.randn(frames, 20, pipeline.unet.config.cross_attention_dim)
@@ -263,10 +437,13 @@ def test_clips_that_cannot_be_drawn_and_settings_without_sense_are_named(frame_p
         {"channels": [10]},
         {"other_distance": (25, 4)},
         {"strength": 0.0},
+        {"other_drafts": 1.5},
+        {"mouth_shape": -1.0},
         {"tint": -0.1},
         {"misplaced": 2.0},
         {"alike": float("nan")},
         {"guidance_scale": 30.0},
+        {"motion_gain": 0.0},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             TrainRefinerConfig(**wrong)

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from diffusers import UNet2DModel
 from torch import nn
 
+from latentsync.diffusion.articulator import Articulator
 from latentsync.diffusion.augment import Proportions, apply_colour, apply_proportions, draw_colour, tinted
 from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips
 from latentsync.diffusion.latents import ClipLatents
@@ -193,6 +194,7 @@ def test_four_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
         clips_per_speaker=2,
         variants=2,
         guidance_scale=7.0,
+        motion_gain=2.0,
         loop=LoopConfig(**loop),
     )
     with pytest.raises(FileNotFoundError, match=r"is no model folder \(it has no model_index\.json\)"):
@@ -215,6 +217,7 @@ def test_four_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
     assert "psnr_refined" in (tmp_path / "refiner" / "log.jsonl").read_text()
     whole, name = load_model(tmp_path / "refiner/pipeline", torch.device("cpu"), torch.float32)
     assert isinstance(whole.refiner, UNet2DModel) and whole.sampling().guidance_scale == 7.0
+    assert isinstance(whole.articulator, Articulator) and whole.articulator.config.measures == 6
     again = whole(faces, windows).faces
     assert again.shape == faces.shape and not torch.equal(again, result)
 

@@ -1,0 +1,59 @@
+"""Audio tokens of a frame -> what the mouth does in it, for a refiner that is to be told.
+
+`F` frames, `N D` audio tokens of a frame, `K` mouth measures. Motion is a mouth's shape less what is usual
+for who speaks, each measure in units of its spread over the training footage: it says nothing of who that is.
+"""
+
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from transformers import WhisperModel
+
+from latentsync.audio.windows import window_rows
+
+MEASURES = 6  # those of preprocess.pack.MOUTH_SHAPE
+
+
+class Articulator(ModelMixin, ConfigMixin):
+    """Hears `tokens` of width `token_width` a frame and tells `measures` of its mouth, by one layer of
+    `hidden` units between two dropouts. To be used in eval mode.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        tokens: int = 40,
+        token_width: int = 96,
+        hidden: int = 96,
+        measures: int = 6,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.normal = nn.BatchNorm1d(tokens * token_width, affine=False)
+        self.head = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(tokens * token_width, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, measures),
+        )
+
+    def forward(self, audio_windows: Tensor) -> Tensor:
+        """Motion (F, K), float32, of `audio_windows` (F, N, D)."""
+        heard = audio_windows.flatten(1).to(self.dtype)
+        return self.head(self.normal(heard)).float()
+
+
+def check_articulator(articulator: Articulator, audio_encoder: WhisperModel, fps: int) -> None:
+    """Raises: ValueError for one that hears other tokens than `audio_encoder` gives, or tells other
+    measures.
+    """
+    told = articulator.config
+    held = (told.tokens, told.token_width, told.measures)
+    layers = int(audio_encoder.config.encoder_layers)
+    wanted = (len(window_rows(0, fps)) * (layers + 1), int(audio_encoder.config.d_model), MEASURES)
+    if held != wanted:
+        raise ValueError(
+            f"this articulator hears {held[0]} tokens of width {held[1]} and tells {held[2]} measures; "
+            f"expected {wanted[0]} of {wanted[1]} and {wanted[2]}: train it with scripts/train_refiner.py"
+        )
