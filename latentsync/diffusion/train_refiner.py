@@ -334,6 +334,7 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
         settings={
             **asdict(config),
             **{"data": None, "output": None},  # a run may move to another disk
+            **{"guidance_scale": None, "motion_gain": None},  # and be finished anew
             "pipeline": drawing_key(drawing, config.frames_per_clip, config.strength),
         },
     )

@@ -137,6 +137,7 @@ def test_the_frames_own_mouth_is_not_seen_and_others_are():
     assert torch.equal(seen[:, 6:], others[0].flatten(0, 1)[None])
 
 
+@pytest.mark.slow
 def test_lips_come_from_the_draft_and_their_look_from_others():
     """Bars at random heights, red or blue: the draft shows where they are, others what colour they have."""
     rng, hues = np.random.default_rng(0), torch.tensor([[0.8, -0.2, -0.8], [-0.8, -0.2, 0.8]])
@@ -293,6 +294,7 @@ def test_motion_tells_of_the_true_frame_even_where_the_draft_is_of_another(monke
     assert (true - shown).abs().min() >= 4 and (true - shown).abs().max() <= 10
 
 
+@pytest.mark.slow
 def test_told_motion_moves_the_mouth_where_the_draft_is_silent():
     """Bars as high as motion says; the draft shows none, the other frames show one somewhere."""
     rng = np.random.default_rng(0)

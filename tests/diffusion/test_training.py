@@ -140,7 +140,9 @@ def test_the_right_prediction_implies_the_clean_latents(prediction_type):
 
 
 @pytest.mark.slow
-def test_four_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
+def test_four_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr("latentsync.diffusion.train_refiner.READER_STEPS", 5)
+    monkeypatch.setattr("latentsync.diffusion.train_articulator.STEPS", 20)
     loop = {"steps": 2, "batch_size": 2, "log_every": 1, "save_every": 2, "warmup_steps": 1}
     vae = TrainVaeConfig(
         str(packed),
@@ -218,6 +220,9 @@ def test_four_stages_lead_from_packed_clips_to_a_pipeline(packed, tmp_path):
     whole, name = load_model(tmp_path / "refiner/pipeline", torch.device("cpu"), torch.float32)
     assert isinstance(whole.refiner, UNet2DModel) and whole.sampling().guidance_scale == 7.0
     assert isinstance(whole.articulator, Articulator) and whole.articulator.config.measures == 6
+    train_refiner(replace(refining, motion_gain=3.0), Accelerator(cpu=True))  # a finished run: only its gain
+    larger = load_model(tmp_path / "refiner/pipeline", torch.device("cpu"), torch.float32)[0].articulator
+    torch.testing.assert_close(larger(windows), 1.5 * whole.articulator(windows), rtol=0.02, atol=0.02)
     again = whole(faces, windows).faces
     assert again.shape == faces.shape and not torch.equal(again, result)
 
