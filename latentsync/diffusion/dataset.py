@@ -47,6 +47,19 @@ def motion_spread(clips: Iterable[Clip]) -> np.ndarray:
     return spread
 
 
+def told_correlation(told: Iterable[np.ndarray], clips: Iterable[Clip]) -> dict[str, float]:
+    """Mean over `clips` of Pearson r between what was `told` of each, (F, K), and its true aperture and
+    width.
+    """
+    pairs = list(zip(told, clips, strict=True))
+    return {
+        name: float(
+            np.mean([np.corrcoef(one[:, column], clip.mouth[:, column])[0, 1] for one, clip in pairs])
+        )
+        for name, column in (("r_aperture", 0), ("r_width", 2))
+    }
+
+
 def load_clips(folder: str | Path, split: str, *, stride: dict[str, int] | None = None) -> list[Clip]:
     """The clips of `split` in a packed collection; of a speaker in `stride`, only every n-th clip.
 

@@ -3,7 +3,7 @@
 `F` frames, `N D` audio tokens, `K` mouth measures. It is a matter of seconds, and no run of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -96,17 +96,3 @@ def enlarge(articulator: Articulator, gain: Tensor | float) -> None:
     each = torch.as_tensor(gain).expand(len(last.bias)).to(last.weight)
     last.weight.mul_(each[:, None])
     last.bias.mul_(each)
-
-
-@torch.no_grad()
-def told_correlation(
-    articulator: Articulator, clips: Sequence[Clip], pipeline: LipsyncPipeline, spread: np.ndarray
-) -> Mapping[str, float]:
-    """Mean over `clips` of Pearson r between told and true aperture and width."""
-    scores: dict[str, list[float]] = {"r_aperture": [], "r_width": []}
-    for clip in clips:
-        tokens, motion = hear(clip, pipeline, spread)
-        told = articulator(tokens)
-        for name, column in (("r_aperture", 0), ("r_width", 2)):
-            scores[name].append(float(np.corrcoef(told[:, column], motion[:, column])[0, 1]))
-    return {name: float(np.mean(values)) for name, values in scores.items()}

@@ -5,7 +5,6 @@ sound.
 teaches.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from transformers import WhisperModel
 from latentsync.audio.mel import WHISPER_COLUMNS_PER_SECOND, whisper_mel
 from latentsync.audio.whisper import encode, encoder_config, hidden_states, inner_context
 from latentsync.audio.windows import FEATURES_PER_SECOND, frame_windows, window_rows
-from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng
+from latentsync.diffusion.dataset import Clip, ClipSampler, load_clips, step_rng, told_correlation
 from latentsync.training import LoopConfig, Losses, drawn_batches, fit, record_config, save_once
 
 FPS = 25
@@ -135,17 +134,6 @@ class MouthWindows:
 
 
 @torch.no_grad()
-def correlation(teacher: MouthTeacher, clips: list[Clip]) -> Mapping[str, float]:
-    """Mean over `clips` of Pearson r between told and true aperture and width."""
-    scores: dict[str, list[float]] = {"r_aperture": [], "r_width": []}
-    for clip in clips:
-        told = tell(teacher, clip)
-        for name, column in (("r_aperture", 0), ("r_width", 2)):
-            scores[name].append(float(np.corrcoef(told[:, column], clip.mouth[:, column])[0, 1]))
-    return {name: float(np.mean(values)) for name, values in scores.items()}
-
-
-@torch.no_grad()
 def tell(teacher: MouthTeacher, clip: Clip) -> np.ndarray:
     """Mouth motion (F, K) told from the clip's sound, heard as at inference."""
     features = encode(
@@ -180,7 +168,7 @@ def train_audio(config: TrainAudioConfig, accelerator: Accelerator) -> WhisperMo
         config.loop,
         folder,
         accelerator,
-        validate=lambda model, _: correlation(model, held_back),
+        validate=lambda model, _: told_correlation((tell(model, clip) for clip in held_back), held_back),
         settings={
             "model": config.model,
             "velocity_weight": config.velocity_weight,

@@ -25,14 +25,14 @@ from latentsync.diffusion.augment import (
     draw_proportions,
     tinted,
 )
-from latentsync.diffusion.dataset import ClipSampler, load_clips, motion_spread, step_rng
+from latentsync.diffusion.dataset import ClipSampler, load_clips, motion_spread, step_rng, told_correlation
 from latentsync.diffusion.drafts import Drafts, check_clip, chosen_clips, draw_drafts, drawing_key
 from latentsync.diffusion.folder import open_folder
 from latentsync.diffusion.losses import MouthReader
 from latentsync.diffusion.original import INDEX
 from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.diffusion.refine import NORM_GROUPS, OTHERS, Neighbours, build_refiner, check_refiner, refine
-from latentsync.diffusion.train_articulator import enlarge, hear, told_correlation, train_articulator
+from latentsync.diffusion.train_articulator import enlarge, hear, train_articulator
 from latentsync.errors import ConfigError, MediaError
 from latentsync.face.mask import lips_region, mouth_mask, paste_mask
 from latentsync.training import LoopConfig, Losses, drawn_batches, fit, record_config, save_once
@@ -309,9 +309,9 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
         data = DraftData(draw_drafts(clips, variants=config.variants, **parts), spread, config)
         watched = draw_drafts(held_back, variants=1, **parts)
     articulator = train_articulator(every_clip, held_back, drawing, spread, seed=config.loop.seed)
-    scores = told_correlation(articulator, held_back, drawing, spread)
-    accelerator.print(f"articulator: {', '.join(f'{name} {r:.2f}' for name, r in scores.items())}")
     told = [articulator(hear(clip, drawing, spread).tokens) for clip in held_back]
+    scores = told_correlation((motion.numpy() for motion in told), held_back)
+    accelerator.print(f"articulator: {', '.join(f'{name} {r:.2f}' for name, r in scores.items())}")
     reader = train_face_reader(data, seed=config.loop.seed, device=device) if config.mouth_shape else None
     record_config(config, folder, accelerator)
     mask = mouth_mask(side).to(device)
