@@ -189,22 +189,15 @@ class DraftData:
         return rng.choice(others, OTHERS).tolist()
 
 
-class FaceReader(nn.Module):
-    """Reads the mouth's shape (B, M) off faces (B, 3, R, R)."""
-
-    def __init__(self, measures: int) -> None:
-        super().__init__()
-        self.reader = MouthReader(3 * READER_FOLD**2, measures)
-
-    def forward(self, faces: Tensor) -> Tensor:
-        return self.reader(F.pixel_unshuffle(faces, READER_FOLD))
-
-
-def train_face_reader(data: DraftData, *, seed: int, device: torch.device) -> FaceReader:
-    """A reader that knows the data's faces, noisy and blurred ones too; frozen, on `device`."""
+def train_face_reader(data: DraftData, *, seed: int, device: torch.device) -> nn.Module:
+    """A network that reads the mouth's shape (B, M) off faces (B, 3, R, R) like the data's, noisy and blurred
+    ones too; frozen, on `device`.
+    """
     first = data.draw(0)
     torch.manual_seed(seed)
-    reader = FaceReader(first.shape.shape[1])
+    reader = nn.Sequential(
+        nn.PixelUnshuffle(READER_FOLD), MouthReader(3 * READER_FOLD**2, first.shape.shape[1])
+    )
     reader(first.faces)
     reader.to(device)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.01)

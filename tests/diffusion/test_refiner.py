@@ -204,7 +204,12 @@ def test_a_pipeline_keeps_its_refiner_and_one_without_opens_too(frame_pipeline, 
     drawn = [list(p.stream(faces, windows, noise, settings)) for p in (pipeline, opened)]
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*drawn, strict=True))
 
-    for channels in ({"in_channels": 12}, {"class_embed_type": None}, {"time_embedding_dim": 64}):
+    for channels in (
+        {"in_channels": 12},
+        {"out_channels": 3},
+        {"class_embed_type": None},
+        {"time_embedding_dim": 64},
+    ):
         told = {name: value for name, value in parts["refiner"].config.items() if not name.startswith("_")}
         other = UNet2DModel(**{**told, **channels})
         with pytest.raises(ValueError, match="expected 84, 28, identity and 128"):
