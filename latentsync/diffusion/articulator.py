@@ -4,6 +4,9 @@
 for who speaks, each measure in units of its spread over the training footage: it says nothing of who that is.
 """
 
+from collections.abc import Sequence
+
+import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
@@ -16,7 +19,8 @@ MEASURES = 6  # those of preprocess.pack.MOUTH_SHAPE
 
 class Articulator(ModelMixin, ConfigMixin):
     """Hears `tokens` of width `token_width` a frame and tells `measures` of its mouth, by one layer of
-    `hidden` units between two dropouts. To be used in eval mode.
+    `hidden` units between two dropouts, and nothing below `least` or above `most` (K), where these are given:
+    a strange voice is told of no mouth that nobody made. To be used in eval mode.
     """
 
     @register_to_config
@@ -27,6 +31,8 @@ class Articulator(ModelMixin, ConfigMixin):
         hidden: int = 96,
         measures: int = 6,
         dropout: float = 0.5,
+        least: Sequence[float] | None = None,
+        most: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.normal = nn.BatchNorm1d(tokens * token_width, affine=False)
@@ -41,7 +47,12 @@ class Articulator(ModelMixin, ConfigMixin):
     def forward(self, audio_windows: Tensor) -> Tensor:
         """Motion (F, K), float32, of `audio_windows` (F, N, D)."""
         heard = audio_windows.flatten(1).to(self.dtype)
-        return self.head(self.normal(heard)).float()
+        motion = self.head(self.normal(heard)).float()
+        least, most = (
+            None if bound is None else torch.tensor(bound, device=motion.device)
+            for bound in (self.config.least, self.config.most)
+        )
+        return motion if least is None and most is None else motion.clamp(least, most)
 
 
 def check_articulator(articulator: Articulator, audio_encoder: WhisperModel, fps: int) -> None:
@@ -57,3 +68,9 @@ def check_articulator(articulator: Articulator, audio_encoder: WhisperModel, fps
             f"this articulator hears {held[0]} tokens of width {held[1]} and tells {held[2]} measures; "
             f"expected {wanted[0]} of {wanted[1]} and {wanted[2]}: train it with scripts/train_refiner.py"
         )
+    for name, bound in (("least", told.least), ("most", told.most)):
+        if bound is not None and len(bound) != MEASURES:
+            raise ValueError(
+                f"this articulator's {name} has {len(bound)} numbers; expected {MEASURES}, one a measure: "
+                "train it with scripts/train_refiner.py"
+            )

@@ -113,3 +113,47 @@ def apply_proportions(pixels: Tensor, proportions: Proportions) -> Tensor:
     )
     moved = F.grid_sample(pixels, grid, mode="bicubic", padding_mode="border", align_corners=False)
     return moved.clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class Smile:
+    """One draw: a mouth `wider` times as wide and `thinner` times as high, its corners raised by `lift` sides
+    of the face.
+    """
+
+    wider: float
+    thinner: float
+    lift: float
+
+
+SMILE_MIDDLE = (0.5, 0.63)  # of lips in an aligned face, x, y in its sides
+SMILE_REACH = (0.28, 0.2)  # how far around them skin follows
+SMILE_CORNER = 0.17  # from the middle
+
+
+def draw_smile(rng: np.random.Generator) -> Smile:
+    """A random one, from a hint to a broad one."""
+    return Smile(
+        wider=float(rng.uniform(1.1, 1.6)),
+        thinner=float(rng.uniform(0.75, 1.0)),
+        lift=float(rng.uniform(0.01, 0.05)),
+    )
+
+
+def apply_smile(pixels: Tensor, smile: Smile) -> Tensor:
+    """Aligned faces `pixels` (B, 3, R, R) with their mouths pulled into `smile`, skin around them along."""
+    line = (torch.arange(pixels.shape[-1], device=pixels.device) + 0.5) / pixels.shape[-1]
+    x, y = line[None] - SMILE_MIDDLE[0], line[:, None] - SMILE_MIDDLE[1]
+    near = torch.exp(-((x / SMILE_REACH[0]) ** 4) - (y / SMILE_REACH[1]) ** 4)
+    lowered = y + smile.lift * (x / SMILE_CORNER) ** 2  # what shows here was so much lower
+    from_x = x * (1 + near * (1 / smile.wider - 1))
+    from_y = y + near * ((lowered.clamp(max=y + 2 * smile.lift)) / smile.thinner - y)
+    places = torch.stack([from_x + SMILE_MIDDLE[0], from_y + SMILE_MIDDLE[1]], dim=-1) * 2 - 1
+    pulled = F.grid_sample(
+        pixels,
+        places.expand(len(pixels), -1, -1, -1).to(pixels),
+        mode="bicubic",
+        padding_mode="border",
+        align_corners=False,
+    )
+    return pulled.clamp(-1, 1)

@@ -8,14 +8,14 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from latentsync.diffusion.articulator import Articulator
-from latentsync.diffusion.refine import Neighbours, refine
+from latentsync.diffusion.refine import Neighbours, Part, refine
 from latentsync.diffusion.runs import Steadied
 from latentsync.profiling import stage
 
 
 class Finish:
-    """The last steps of one stream of faces. Where it is `refining`, `frames` faces at a time go through that
-    refiner, which is told motion by that articulator.
+    """The last steps of one stream of faces. Where it is `refining`, that `part` of `frames` faces at a time
+    goes through that refiner, which is told motion by that articulator.
     """
 
     def __init__(
@@ -24,10 +24,11 @@ class Finish:
         mask: Tensor,
         steadied: Steadied,
         refining: tuple[UNet2DModel, Articulator] | None,
+        part: Part,
         frames: int,
     ) -> None:
         self.decode, self.mask, self.steadied = decode, mask, steadied
-        self.refining, self.frames = refining, frames
+        self.refining, self.part, self.frames = refining, part, frames
         self.neighbours = Neighbours()
         self._heard: deque[Tensor] = deque()  # audio tokens of the faces that are not refined yet
         self._due: list[Tensor] = []  # latents that wait for the other frames their faces are made of
@@ -64,7 +65,7 @@ class Finish:
             return drawn
         refiner, articulator = self.refining
         with stage("refine"):
-            faces, others = (part.to(drawn) for part in self.neighbours.take(len(drawn)))
+            faces, others = (known.to(drawn) for known in self.neighbours.take(len(drawn)))
             heard = torch.stack([self._heard.popleft() for _ in drawn]).to(drawn.device)
-            motion = articulator(heard)
-            return refine(refiner, drawn, faces, others, self.mask.to(drawn), motion).faces()
+            seen = [self.part.of(picture) for picture in (drawn, faces, others, self.mask.to(drawn))]
+            return self.part.within(drawn, refine(refiner, *seen, articulator(heard)).faces())

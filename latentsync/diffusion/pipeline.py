@@ -30,7 +30,7 @@ from latentsync.diffusion.losses import predicted_latents
 from latentsync.diffusion.noise import draw_noise, released_scheduler
 from latentsync.diffusion.original import download, find_original, open_original
 from latentsync.diffusion.reference import hide_mouth
-from latentsync.diffusion.refine import check_refiner
+from latentsync.diffusion.refine import check_refiner, refined_part
 from latentsync.diffusion.runs import Run, Steadied, blend, cut_runs
 from latentsync.diffusion.sampling import Batching, Sampling, StepCallback
 from latentsync.diffusion.unet import UNet3DConditionModel
@@ -101,7 +101,7 @@ class LipsyncPipeline(DiffusionPipeline):
                 "scripts/train_refiner.py"
             )
         if refiner is not None and articulator is not None:
-            check_refiner(refiner, resolution)
+            check_refiner(refiner, refined_part(resolution, paste_region))
             check_articulator(articulator, audio_encoder, fps)
         if guidance_region not in GUIDANCE_REGIONS:
             raise ValueError(
@@ -457,5 +457,6 @@ class LipsyncPipeline(DiffusionPipeline):
             self.mask(),
             Steadied(lips_region(latent_side), self.steady_frames),
             None if self.refiner is None else (self.refiner, self.articulator),
+            refined_part(self.resolution, self.paste_region),
             self.batching.frames,
         )

@@ -20,6 +20,7 @@ STEPS = 400
 BATCH_FRAMES = 512
 LEARNING_RATE = 3e-4
 WEIGHT_DECAY = 0.3
+RARE = 0.002  # a share of frames: what fewer do, either way, is not told
 LEAST_TOLD = 0.25  # of the true spread: what is told of less is not made larger
 
 
@@ -47,7 +48,7 @@ def train_articulator(
 ) -> Articulator:
     """An articulator, on the CPU, that has heard `clips`, a speaker's share growing with the root of the
     footage. What a sound leaves open is told as a mean, so motion comes out too small: it is made as large as
-    that of `held_back` clips.
+    that of `held_back` clips, and kept to what mouths of `clips` do.
 
     Raises: MediaError where mouths of the latter do not move.
     """
@@ -74,6 +75,8 @@ def train_articulator(
             optimizer.step()
     articulator.eval().requires_grad_(False)
     _widen(articulator, [hear(clip, pipeline, spread) for clip in held_back])
+    least, most = np.quantile(motion.numpy(), (RARE, 1 - RARE), axis=0)
+    articulator.register_to_config(least=least.tolist(), most=most.tolist())
     return articulator
 
 

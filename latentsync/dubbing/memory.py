@@ -14,7 +14,7 @@ import torch
 
 from latentsync.diffusion.folder import PARTS
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.refine import OTHERS, refine
+from latentsync.diffusion.refine import OTHERS, refine, refined_part
 from latentsync.diffusion.sampling import Batching
 from latentsync.footprint import largest_leaf_bytes, peak_bytes, weight_bytes
 
@@ -274,14 +274,15 @@ class _Needs:
     def _refiner(self, frames: int) -> int:
         """Of `frames` through the refiner."""
         if ("refiner", frames) not in self.computed:
-            pipeline, refiner, side = self.pipeline, self.pipeline.refiner, self.pipeline.resolution
+            pipeline, refiner = self.pipeline, self.pipeline.refiner
+            size = refined_part(pipeline.resolution, pipeline.paste_region).size
 
             def mend() -> None:
-                drawn = torch.empty(frames, 3, side, side)
+                drawn = torch.empty(frames, 3, *size)
                 faces = torch.empty_like(drawn)
-                others = torch.empty(frames, OTHERS, 3, side, side)
+                others = torch.empty(frames, OTHERS, 3, *size)
                 motion = torch.empty(frames, pipeline.articulator.config.measures)
-                refine(refiner, drawn, faces, others, torch.empty(1, side, side), motion).faces()
+                refine(refiner, drawn, faces, others, torch.empty(1, *size), motion).faces()
 
             self.computed["refiner", frames] = peak_bytes(mend)
         return self.computed["refiner", frames]

@@ -73,7 +73,25 @@ def test_mouths_that_never_move_are_named(told):
 def test_what_it_tells_can_be_made_larger(told):
     larger, tokens = copy.deepcopy(told[0]), torch.randn(5, TOKENS, WIDTH)
     enlarge(larger, 1.5)
-    torch.testing.assert_close(larger(tokens), 1.5 * told[0](tokens))
+    raised = (1.5 * told[0](tokens)).clamp(*bounds(larger))
+    torch.testing.assert_close(larger(tokens), raised)
+
+
+def bounds(articulator):
+    """The least and the most it tells, (K,) each."""
+    return torch.tensor(articulator.config.least), torch.tensor(articulator.config.most)
+
+
+def test_it_tells_no_motion_that_no_mouth_did(told):
+    """Sounds far from all that was heard: what is told stays within what the clips' mouths did."""
+    articulator, held_back, pipeline, spread = told
+    heard = torch.cat([hear(clip, pipeline, spread).motion for clip in held_back])
+    strange = articulator(100 * torch.randn(500, TOKENS, WIDTH))
+    assert strange.abs().max() < heard.abs().max() + 1
+    least, most = bounds(articulator)
+    torch.testing.assert_close(strange.amin(dim=0), least)
+    torch.testing.assert_close(strange.amax(dim=0), most)
+    assert (least < -1.5).all() and (most > 1.5).all()
 
 
 def test_the_same_seed_gives_the_same_one_and_leaves_torchs_own_alone(told):

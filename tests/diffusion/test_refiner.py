@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 
 from latentsync.diffusion.articulator import Articulator
-from latentsync.diffusion.augment import NO_COLOUR
+from latentsync.diffusion.augment import NO_COLOUR, Smile, apply_smile
 from latentsync.diffusion.dataset import Clip
 from latentsync.diffusion.drafts import Drafts, draw_drafts
 from latentsync.diffusion.pipeline import LipsyncPipeline
@@ -24,17 +24,19 @@ from latentsync.diffusion.refine import (
     build_refiner,
     motion_embedding,
     refine,
+    refined_part,
     refiner_input,
 )
 from latentsync.diffusion.sampling import Batching
 from latentsync.diffusion.train_refiner import DraftBatch, DraftData, TrainRefinerConfig, refining_losses
 from latentsync.dubbing.model import load_model
 from latentsync.errors import CheckpointError, MediaError
-from latentsync.face.mask import mouth_mask
+from latentsync.face.mask import mouth_mask, paste_mask
 from latentsync.training import LoopConfig
 
 SIDE = 32
 MEASURES = 6
+WHOLE = refined_part(64, "hole")
 PIXELS = TrainRefinerConfig(mouth_shape=0.0)  # of its losses, those of pixels alone
 
 
@@ -222,6 +224,12 @@ def test_a_pipeline_keeps_its_refiner_and_one_without_opens_too(frame_pipeline, 
             LipsyncPipeline(
                 **{**parts, "articulator": Articulator(*wrong)}, resolution=frame_pipeline.resolution
             )
+    for bound in ("least", "most"):
+        with pytest.raises(ValueError, match=f"this articulator's {bound} has 2 numbers; expected 6"):
+            LipsyncPipeline(
+                **{**parts, "articulator": Articulator(20, 16, 8, 6, **{bound: [-1.0, 1.0]})},
+                resolution=frame_pipeline.resolution,
+            )
     for name, wrong in (("reference_shift", -3), ("steady_frames", 1.5), ("steady_frames", 10**9)):
         with pytest.raises(ValueError, match=f"{name} {wrong}: expected a whole number from 0"):
             LipsyncPipeline(**frame_pipeline.components, **{name: wrong})
@@ -250,6 +258,7 @@ def bright_drafts(frames):
 def test_what_a_refiner_learns_from():
     calm = TrainRefinerConfig(
         other_drafts=0.0,
+        smiling=0.0,
         tint=0.0,
         misplaced=0.0,
         alike=0.0,
@@ -258,7 +267,7 @@ def test_what_a_refiner_learns_from():
     )
 
     def batch(frames=40, **changed):
-        return DraftData([bright_drafts(frames)], np.full(6, 2.0), replace(calm, **changed)).draw(0)
+        return DraftData([bright_drafts(frames)], np.full(6, 2.0), WHOLE, replace(calm, **changed)).draw(0)
 
     def mouths(drawn):  # where each begins
         inside = drawn.mean(dim=1)[:, 20:60, 28:36].mean(dim=-1)
@@ -282,12 +291,13 @@ def test_what_a_refiner_learns_from():
 
 def test_motion_tells_of_the_true_frame_even_where_the_draft_is_of_another(monkeypatch):
     """How far a draft's mouth is from blue says which frame it is of, and motion says which the truth is."""
-    plain = {"tint": 0.0, "misplaced": 0.0, "other_distance": (4, 10), "loop": LoopConfig(batch_size=64)}
+    plain = dict.fromkeys(("tint", "misplaced", "smiling"), 0.0)
+    plain |= {"other_distance": (4, 10), "loop": LoopConfig(batch_size=64)}
 
     monkeypatch.setattr("latentsync.diffusion.train_refiner.draw_colour", lambda rng: NO_COLOUR)
 
     def frames(**settings):
-        data = DraftData([bright_drafts(40)], np.full(6, 2.0), TrainRefinerConfig(**settings, **plain))
+        data = DraftData([bright_drafts(40)], np.full(6, 2.0), WHOLE, TrainRefinerConfig(**settings, **plain))
         batch = data.draw(0)
         shown = (batch.drawn[:, 0, 40, 30] - batch.drawn[:, 2, 40, 30]) * 127.5
         return (batch.motion[:, 0] / 3 + 19.5).round().int(), shown.round().int()
@@ -297,6 +307,56 @@ def test_motion_tells_of_the_true_frame_even_where_the_draft_is_of_another(monke
     assert (true >= 20).float().mean() > 0.6  # open mouths come more often
     true, shown = frames(other_drafts=1.0)
     assert (true - shown).abs().min() >= 4 and (true - shown).abs().max() <= 10
+
+
+def test_others_smile_where_the_true_face_does_not_and_the_part_is_cut_out(monkeypatch):
+    monkeypatch.setattr("latentsync.diffusion.train_refiner.draw_smile", lambda rng: Smile(1.4, 1.0, 0.02))
+    monkeypatch.setattr("latentsync.diffusion.train_refiner.draw_colour", lambda rng: NO_COLOUR)
+    drafts = bright_drafts(40)
+    faces = np.array(drafts.clip.faces)
+    faces[:, 36:44, 24:40] = 0
+    drafts = replace(drafts, clip=replace(drafts.clip, faces=faces))
+    calm = TrainRefinerConfig(misplaced=0.0, smiling=0.0, tint=0.0, other_distance=(4, 10))
+    part = refined_part(64, "mouth")
+    plain, smiling, whole = (
+        DraftData([drafts], np.full(6, 2.0), where, replace(calm, smiling=share)).draw(0)
+        for where, share in ((part, 0.0), (part, 1.0), (WHOLE, 0.0))
+    )
+    assert torch.equal(smiling.faces, plain.faces) and torch.equal(smiling.motion, plain.motion)
+    dark = [(batch.others < -0.8).sum(dim=(2, 3, 4)) for batch in (plain, smiling)]
+    assert (dark[1] > 1.1 * dark[0]).all()  # mouths are wider
+    assert plain.others.shape == (16, OTHERS, 3, 48, 48)
+    for cut, all_of_it in zip(plain[:3], whole[:3], strict=True):
+        assert torch.equal(cut, all_of_it[..., 16:64, 8:56])
+
+
+def test_a_smile_is_wider_and_its_corners_are_raised_and_the_eyes_stay():
+    face = torch.full((1, 3, 128, 128), 0.5)
+    face[..., 78:84, 48:80], face[..., 28:34, 34:94] = -1.0, -0.5
+    smiling = apply_smile(face, Smile(wider=1.4, thinner=1.0, lift=0.04))
+
+    def middles(pictures):  # of the mouth's rows, column by column; none where there is no mouth
+        dark = (0.5 - pictures[0, 0, 50:110]).clamp(min=0)
+        dark[:, dark.sum(dim=0) < 2] = 0
+        return (dark * torch.arange(50, 110)[:, None]).sum(dim=0) / dark.sum(dim=0)
+
+    before, after = middles(face), middles(smiling)
+    widths = [int((~row.isnan()).sum()) for row in (before, after)]
+    assert widths[0] == 32 and 40 <= widths[1] <= 48
+    assert after[64] == pytest.approx(before[64], abs=1.0) and after[46] < before[64] - 3
+    torch.testing.assert_close(smiling[..., :36, :], face[..., :36, :], atol=0.06, rtol=0)
+
+
+def test_a_part_is_put_back_where_it_came_from():
+    pictures = torch.rand(2, 3, 64, 64)
+    part = refined_part(64, "mouth")
+    assert part.size == (48, 48) and refined_part(64, "hole").size == (64, 64)
+    assert torch.equal(part.within(pictures, part.of(pictures)), pictures)
+    changed = part.within(pictures, torch.full((2, 3, 48, 48), 2.0))
+    assert torch.equal(part.of(changed), torch.full((2, 3, 48, 48), 2.0))
+    assert (changed == pictures)[:, :, :16].all() and not pictures.eq(2).any()
+    pasted = paste_mask(64, "mouth") < 1
+    assert pasted.sum() == part.of(pasted).sum()  # nothing that is pasted lies outside
 
 
 @pytest.mark.slow
@@ -449,6 +509,7 @@ def test_clips_that_cannot_be_drawn_and_settings_without_sense_are_named(frame_p
         {"tint": -0.1},
         {"misplaced": 2.0},
         {"alike": float("nan")},
+        {"smiling": -0.5},
         {"guidance_scale": 30.0},
         {"motion_gain": 0.0},
     ):
