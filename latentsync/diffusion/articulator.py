@@ -4,9 +4,9 @@
 for who speaks, each measure in units of its spread over the training footage: it says nothing of who that is.
 """
 
+import math
 from collections.abc import Sequence
 
-import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ MEASURES = 6  # those of preprocess.pack.MOUTH_SHAPE
 
 class Articulator(ModelMixin, ConfigMixin):
     """Hears `tokens` of width `token_width` a frame and tells `measures` of its mouth, by one layer of
-    `hidden` units between two dropouts, and nothing below `least` or above `most` (K), where these are given:
+    `hidden` units between two dropouts, nothing below `least` or above `most` (K), where these are given:
     a strange voice is told of no mouth that nobody made. To be used in eval mode.
     """
 
@@ -48,11 +48,9 @@ class Articulator(ModelMixin, ConfigMixin):
         """Motion (F, K), float32, of `audio_windows` (F, N, D)."""
         heard = audio_windows.flatten(1).to(self.dtype)
         motion = self.head(self.normal(heard)).float()
-        least, most = (
-            None if bound is None else torch.tensor(bound, device=motion.device)
-            for bound in (self.config.least, self.config.most)
-        )
-        return motion if least is None and most is None else motion.clamp(least, most)
+        if self.config.least is None:
+            return motion
+        return motion.clamp(motion.new_tensor(self.config.least), motion.new_tensor(self.config.most))
 
 
 def check_articulator(articulator: Articulator, audio_encoder: WhisperModel, fps: int) -> None:
@@ -68,9 +66,18 @@ def check_articulator(articulator: Articulator, audio_encoder: WhisperModel, fps
             f"this articulator hears {held[0]} tokens of width {held[1]} and tells {held[2]} measures; "
             f"expected {wanted[0]} of {wanted[1]} and {wanted[2]}: train it with scripts/train_refiner.py"
         )
-    for name, bound in (("least", told.least), ("most", told.most)):
-        if bound is not None and len(bound) != MEASURES:
-            raise ValueError(
-                f"this articulator's {name} has {len(bound)} numbers; expected {MEASURES}, one a measure: "
-                "train it with scripts/train_refiner.py"
-            )
+    if (told.least, told.most) != (None, None) and not _are_bounds(told.least, told.most):
+        raise ValueError(
+            f"this articulator tells from {told.least} to {told.most}; expected two lists of {MEASURES} "
+            "numbers, none of the first above its like: train it with scripts/train_refiner.py"
+        )
+
+
+def _are_bounds(least: object, most: object) -> bool:
+    """Whether these are MEASURES finite numbers each, and in order."""
+    for bound in (least, most):
+        if not isinstance(bound, list | tuple) or len(bound) != MEASURES:
+            return False
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in bound):
+            return False
+    return all(low <= high for low, high in zip(least, most, strict=True))  # pyright: ignore[reportArgumentType]

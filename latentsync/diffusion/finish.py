@@ -2,20 +2,29 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
 from latentsync.diffusion.articulator import Articulator
-from latentsync.diffusion.refine import Neighbours, Part, refine
+from latentsync.diffusion.refine import Neighbours, Part, refine_faces
 from latentsync.diffusion.runs import Steadied
 from latentsync.profiling import stage
 
 
+class Refining(NamedTuple):
+    """Who makes which part of a face anew, told motion by whom."""
+
+    refiner: UNet2DModel
+    articulator: Articulator
+    part: Part
+
+
 class Finish:
-    """The last steps of one stream of faces. Where it is `refining`, that `part` of `frames` faces at a time
-    goes through that refiner, which is told motion by that articulator.
+    """The last steps of one stream of faces, `frames` at a time, the last of them `refining` where it is
+    given.
     """
 
     def __init__(
@@ -23,12 +32,11 @@ class Finish:
         decode: Callable[[Tensor], Tensor],
         mask: Tensor,
         steadied: Steadied,
-        refining: tuple[UNet2DModel, Articulator] | None,
-        part: Part,
+        refining: Refining | None,
         frames: int,
     ) -> None:
         self.decode, self.mask, self.steadied = decode, mask, steadied
-        self.refining, self.part, self.frames = refining, part, frames
+        self.refining, self.frames = refining, frames
         self.neighbours = Neighbours()
         self._heard: deque[Tensor] = deque()  # audio tokens of the faces that are not refined yet
         self._due: list[Tensor] = []  # latents that wait for the other frames their faces are made of
@@ -63,9 +71,9 @@ class Finish:
         """The next faces (F, 3, R, R), as they were drawn where there is no refiner."""
         if self.refining is None:
             return drawn
-        refiner, articulator = self.refining
+        refiner, articulator, part = self.refining
         with stage("refine"):
             faces, others = (known.to(drawn) for known in self.neighbours.take(len(drawn)))
             heard = torch.stack([self._heard.popleft() for _ in drawn]).to(drawn.device)
-            seen = [self.part.of(picture) for picture in (drawn, faces, others, self.mask.to(drawn))]
-            return self.part.within(drawn, refine(refiner, *seen, articulator(heard)).faces())
+            mask, motion = self.mask.to(drawn), articulator(heard)
+            return refine_faces(refiner, part, drawn, faces, others, mask, motion)

@@ -24,17 +24,17 @@ from latentsync.audio.whisper import encode_blocks, inner_context
 from latentsync.audio.windows import stream_windows
 from latentsync.diffusion.articulator import Articulator, check_articulator
 from latentsync.diffusion.condition import Condition, EncodedFace, FaceMemory
-from latentsync.diffusion.finish import Finish
+from latentsync.diffusion.finish import Finish, Refining
 from latentsync.diffusion.guided import GuidedUNet
 from latentsync.diffusion.losses import predicted_latents
 from latentsync.diffusion.noise import draw_noise, released_scheduler
 from latentsync.diffusion.original import download, find_original, open_original
 from latentsync.diffusion.reference import hide_mouth
-from latentsync.diffusion.refine import check_refiner, refined_part
+from latentsync.diffusion.refine import check_refiner
 from latentsync.diffusion.runs import Run, Steadied, blend, cut_runs
 from latentsync.diffusion.sampling import Batching, Sampling, StepCallback
 from latentsync.diffusion.unet import UNet3DConditionModel
-from latentsync.face.mask import latent_mask, lips_region, mouth_mask
+from latentsync.face.mask import PASTE_REGIONS, latent_mask, lips_region, mouth_mask
 from latentsync.profiling import stage
 
 
@@ -57,8 +57,8 @@ class LipsyncPipeline(DiffusionPipeline):
     itself but one so many frames away in the window, whose jaw tells nothing of the frame's own.
     `guidance_region` "lips" (else "all") guides the lips alone; what guidance adds elsewhere is flicker.
     `steady_frames` is how many frames before and after one its skin, not its lips, is averaged with.
-    `refiner` (see `refine`) makes drawn faces anew of the footage's pixels, told by its `articulator` what
-    the mouth does.
+    `refiner` (see `refine`) makes what is pasted of drawn faces anew of the footage's pixels, told by
+    its `articulator` what the mouth does.
     """
 
     model_cpu_offload_seq = "unet->vae->articulator->refiner"
@@ -94,6 +94,12 @@ class LipsyncPipeline(DiffusionPipeline):
         for name, frames in (("reference_shift", reference_shift), ("steady_frames", steady_frames)):
             if not (isinstance(frames, int) and 0 <= frames <= window):
                 raise ValueError(f"{name} {frames!r}: expected a whole number from 0 to window ({window})")
+        for name, region, known in (
+            ("guidance_region", guidance_region, GUIDANCE_REGIONS),
+            ("paste_region", paste_region, PASTE_REGIONS),
+        ):
+            if region not in known:
+                raise ValueError(f"{name} {region!r} is unknown; expected {' or '.join(known)}")
         if (refiner is None) != (articulator is None):
             missing = "refiner" if refiner is None else "articulator"
             raise ValueError(
@@ -101,12 +107,8 @@ class LipsyncPipeline(DiffusionPipeline):
                 "scripts/train_refiner.py"
             )
         if refiner is not None and articulator is not None:
-            check_refiner(refiner, refined_part(resolution, paste_region))
+            check_refiner(refiner, resolution, paste_region)
             check_articulator(articulator, audio_encoder, fps)
-        if guidance_region not in GUIDANCE_REGIONS:
-            raise ValueError(
-                f"guidance_region {guidance_region!r} is unknown; expected {' or '.join(GUIDANCE_REGIONS)}"
-            )
         self.register_modules(
             vae=vae,
             audio_encoder=audio_encoder,
@@ -257,9 +259,9 @@ class LipsyncPipeline(DiffusionPipeline):
         """Drawn faces (3, R, R), one by one, of a run of neighbouring frames; holds `batching.windows` + 1
         windows at most, and for a refiner up to three blocks of 48 faces.
 
-        They are the network's pictures, kept region included: `compose`, or a Composer, puts the mouth into
-        the original. `first_frame` is the run's place in the soundtrack, for `settings.steering`; `memory`
-        keeps latents of faces that may come again.
+        They are the network's pictures, kept region included, but for what a refiner leaves out, which is the
+        frame's own: `compose`, or a Composer, puts the mouth into the original. `first_frame` is the run's
+        place in the soundtrack, for `settings.steering`; `memory` keeps latents of faces that may come again.
 
         Neighbouring windows share `overlap` frames whose latents are cross-faded; a tail that is shorter than
         a window is denoised together with the frames before it.
@@ -452,11 +454,14 @@ class LipsyncPipeline(DiffusionPipeline):
 
     def _finish(self, latent_side: int) -> Finish:
         """The last steps of a new stream."""
+        refining = None
+        if self.refiner is not None:
+            part = check_refiner(self.refiner, self.resolution, self.paste_region)
+            refining = Refining(self.refiner, self.articulator, part)
         return Finish(
             self.decode,
             self.mask(),
             Steadied(lips_region(latent_side), self.steady_frames),
-            None if self.refiner is None else (self.refiner, self.articulator),
-            refined_part(self.resolution, self.paste_region),
+            refining,
             self.batching.frames,
         )

@@ -90,24 +90,35 @@ def build_refiner(channels: Sequence[int], size: int) -> UNet2DModel:
     return refiner
 
 
-def check_refiner(refiner: UNet2DModel, part: Part) -> None:
-    """Raises: ValueError for a network of other channels, that is not told motion, or that cannot halve
-    `part`.
+def check_refiner(refiner: UNet2DModel, side: int, region: str) -> Part:
+    """The part of a face of `side` px that `refiner` was trained on: all of it, or that of `refined_part`.
+
+    Raises: ValueError for a network of other channels or another size, that is not told motion, or that
+    cannot halve the part.
     """
     found, wanted = refiner.config, (PICTURES * 3 * FOLD**2, sum(OUTPUTS), "identity", MOTION_WIDTH)
     held = (found.in_channels, found.out_channels, found.class_embed_type, found.time_embedding_dim)
-    halvings = FOLD * 2 ** (len(found.block_out_channels) - 1)
+    least = FOLD * 2 ** (len(found.block_out_channels) - 1)
     if held != wanted:
         raise ValueError(
             f"this refiner takes {held[0]} channels, gives {held[1]}, and its class embedding is {held[2]} "
             f"of width {held[3]}; expected {wanted[0]}, {wanted[1]}, {wanted[2]} and {wanted[3]}: train one "
             "with scripts/train_refiner.py"
         )
-    if any(side % halvings for side in part.size):
+    whole = refined_part(side, "hole")
+    part = whole if found.sample_size * FOLD == side else refined_part(side, region)
+    height, width = part.size
+    if found.sample_size * FOLD != height:
         raise ValueError(
-            f"this refiner needs pictures in multiples of {halvings} px; of these faces it would be given "
-            f"{part.size[1]} x {part.size[0]}"
+            f"this refiner works on pictures {found.sample_size * FOLD} px high; of faces of {side} px it "
+            f"would be given {side} or {height}: train one with scripts/train_refiner.py"
         )
+    if height % least or width % least:
+        raise ValueError(
+            f"this refiner needs pictures in multiples of {least} px, and of faces of {side} px it would be "
+            f"given {width} x {height}: use another resolution, or fewer channels"
+        )
+    return part
 
 
 def refiner_input(drawn: Tensor, faces: Tensor, others: Tensor, mask: Tensor) -> Tensor:
@@ -168,6 +179,20 @@ def refine(
     )
     bent = _bent(others, flow.unflatten(1, (-1, 2)))
     return Refined(drawn, bent, logits, F.pixel_shuffle(change, FOLD))
+
+
+def refine_faces(
+    refiner: torch.nn.Module,
+    part: Part,
+    drawn: Tensor,
+    faces: Tensor,
+    others: Tensor,
+    mask: Tensor,
+    motion: Tensor,
+) -> Tensor:
+    """`faces` (F, 3, R, R) with their `part` made anew; the other arguments are those of `refine`, whole."""
+    seen = (part.of(picture) for picture in (drawn, faces, others, mask))
+    return part.within(faces, refine(refiner, *seen, motion).faces())
 
 
 def _bent(pictures: Tensor, flow: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ STEPS = 400
 BATCH_FRAMES = 512
 LEARNING_RATE = 3e-4
 WEIGHT_DECAY = 0.3
-RARE = 0.002  # a share of frames: what fewer do, either way, is not told
+RARE = 0.002  # a share of frames: of each measure, what fewer have either way is not told
+USUAL_FRAMES = 50_000  # drawn, a speaker's share as in training, to see what is rare
 LEAST_TOLD = 0.25  # of the true spread: what is told of less is not made larger
 
 
@@ -73,9 +74,10 @@ def train_articulator(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        usual = motion[torch.multinomial(weights, USUAL_FRAMES, replacement=True)]
+    least, most = np.quantile(usual.numpy(), (RARE, 1 - RARE), axis=0)
     articulator.eval().requires_grad_(False)
     _widen(articulator, [hear(clip, pipeline, spread) for clip in held_back])
-    least, most = np.quantile(motion.numpy(), (RARE, 1 - RARE), axis=0)
     articulator.register_to_config(least=least.tolist(), most=most.tolist())
     return articulator
 
@@ -94,7 +96,7 @@ def _widen(articulator: Articulator, speech: Sequence[Speech]) -> None:
 
 @torch.no_grad()
 def enlarge(articulator: Articulator, gain: Tensor | float) -> None:
-    """Make all it tells `gain` times as large; a tensor (K,) has one gain for each measure."""
+    """Make all it tells `gain` times as large, within its bounds; a tensor (K,) has one gain a measure."""
     last = articulator.head[-1]
     each = torch.as_tensor(gain).expand(len(last.bias)).to(last.weight)
     last.weight.mul_(each[:, None])

@@ -68,14 +68,13 @@ class TrainRefinerConfig:
     away. Colours of a draft are made wrong by up to `tint`; in a share `misplaced` its mouth is moved,
     and the other frames are a little, so that it is these that tell colours and place. In a share `alike`
     these are five times one frame, as of a still picture; in a share `smiling` they all smile, and the true
-    face does not. All samples are recoloured, half of them
-    mirrored, on top of their clip's look.
+    face does not. All samples are recoloured, half of them mirrored, on top of their clip's look.
 
     The loss counts `lips` and the `pasted` part around them against the rest of the face; to it comes,
     `mouth_shape` times, the difference of what a small frozen network reads of the mouth's shape.
     Of the finished model, `guidance_scale` is its guidance (None keeps the model's own, by which drafts are
-    drawn), and `motion_gain` times the motion heard is what its refiner is told: mouths that are told their
-    true motion open less than it says.
+    drawn), and `motion_gain` times the motion heard, within what mouths of the clips do, is what its refiner
+    is told: mouths that are told their true motion open less than it says.
     """
 
     data: str = "???"
@@ -261,10 +260,15 @@ def refining_losses(
 
 @torch.no_grad()
 def mouth_psnr(
-    refiner: nn.Module, drafts: list[Drafts], told: list[Tensor], part: Part, *, device: torch.device
+    refiner: nn.Module,
+    drafts: list[Drafts],
+    told: list[Tensor],
+    part: Part,
+    mask: Tensor,
+    region: Tensor,
 ) -> Mapping[str, float]:
-    """PSNR in dB over [0, 1] in the pasted part, mean over clips: drawn, refined with the motion (F, M) that
-    sound `told` of each, and the first other frame itself.
+    """PSNR in dB over [0, 1] in a `region` (H, W) of `part`, mean over clips: drawn, refined with the motion
+    (F, M) that sound `told` of each, and the first other frame itself.
     """
     sums: dict[str, list[float]] = {"psnr_drawn": [], "psnr_refined": [], "psnr_other": []}
     for draft, motion in zip(drafts, told, strict=True):
@@ -274,13 +278,10 @@ def mouth_psnr(
         for face in draft.faces(list(range(count))):
             neighbours.add(face)
         neighbours.end()
-        faces, others = (known[some].to(device) for known in neighbours.take(count))
-        drawn = torch.from_numpy(draft.drawn[some].copy()).float().to(device) / 127.5 - 1
-        side = faces.shape[-1]
-        mask, pasted = mouth_mask(side).to(device), paste_mask(side, "mouth").to(device)
-        drawn, faces, others, mask, pasted = map(part.of, (drawn, faces, others, mask, pasted))
-        region = pasted[0] < 0.5
-        found = refine(refiner, drawn, faces, others, mask, motion[some].to(device)).faces().clamp(-1, 1)
+        faces, others = (known[some] for known in neighbours.take(count))
+        drawn = torch.from_numpy(draft.drawn[some].copy()).float() / 127.5 - 1
+        drawn, faces, others = (part.of(picture).to(mask.device) for picture in (drawn, faces, others))
+        found = refine(refiner, drawn, faces, others, mask, motion[some].to(mask.device)).faces().clamp(-1, 1)
         for name, picture in zip(sums, (drawn, found, others[:, 0]), strict=True):
             error = ((picture - faces) / 2).square().mean(dim=1)[:, region].mean()
             sums[name].append(float(-10 * error.log10()))
@@ -305,10 +306,11 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
     drawing.refiner = drawing.articulator = None
     side = drawing.resolution
     torch.manual_seed(config.loop.seed)
-    part = refined_part(side, drawing.paste_region)
-    refiner = build_refiner(config.channels, part.size[0])
+    refiner = build_refiner(config.channels, refined_part(side, drawing.paste_region).size[0])
     try:
-        check_refiner(refiner, part)
+        part = check_refiner(refiner, side, drawing.paste_region)
+        if any(length % READER_FOLD for length in part.size):
+            raise ValueError(f"{part.size[1]} x {part.size[0]} px are no multiples of {READER_FOLD}")
     except ValueError as error:
         raise ConfigError(f"channels {config.channels} and faces of {side} px: {error}") from error
     for clip in (*every_clip, *held_back):
@@ -328,9 +330,10 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
     accelerator.print(f"articulator: {', '.join(f'{name} {r:.2f}' for name, r in scores.items())}")
     reader = train_face_reader(data, seed=config.loop.seed, device=device) if config.mouth_shape else None
     record_config(config, folder, accelerator)
-    mask, pasted = part.of(mouth_mask(side)).to(device), (paste_mask(side, "mouth")[0] < 0.5).float()
-    weights = config.rest + (config.pasted - config.rest) * pasted
-    weights = part.of(weights + (config.lips - config.pasted) * lips_region(side)).to(device)
+    mask = part.of(mouth_mask(side)).to(device)
+    pasted = part.of(paste_mask(side, drawing.paste_region)[0] < 0.5).to(device)
+    weights = config.rest + (config.pasted - config.rest) * pasted.float()
+    weights = weights + (config.lips - config.pasted) * part.of(lips_region(side)).to(device)
 
     def step(model: nn.Module, batch: DraftBatch, number: int) -> Losses:
         with accelerator.autocast():
@@ -343,7 +346,7 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
         config.loop,
         folder,
         accelerator,
-        validate=lambda model, _: mouth_psnr(model, watched, told, part, device=device),
+        validate=lambda model, _: mouth_psnr(model, watched, told, part, mask, pasted),
         settings={
             **asdict(config),
             **{"data": None, "output": None},  # a run may move to another disk

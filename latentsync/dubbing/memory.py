@@ -14,7 +14,7 @@ import torch
 
 from latentsync.diffusion.folder import PARTS
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.refine import OTHERS, refine, refined_part
+from latentsync.diffusion.refine import OTHERS, check_refiner, refine_faces
 from latentsync.diffusion.sampling import Batching
 from latentsync.footprint import largest_leaf_bytes, peak_bytes, weight_bytes
 
@@ -274,15 +274,15 @@ class _Needs:
     def _refiner(self, frames: int) -> int:
         """Of `frames` through the refiner."""
         if ("refiner", frames) not in self.computed:
-            pipeline, refiner = self.pipeline, self.pipeline.refiner
-            size = refined_part(pipeline.resolution, pipeline.paste_region).size
+            pipeline, refiner, side = self.pipeline, self.pipeline.refiner, self.pipeline.resolution
+            part = check_refiner(refiner, side, pipeline.paste_region)
 
             def mend() -> None:
-                drawn = torch.empty(frames, 3, *size)
-                faces = torch.empty_like(drawn)
-                others = torch.empty(frames, OTHERS, 3, *size)
+                drawn = torch.empty(frames, 3, side, side)
+                faces, mask = torch.empty_like(drawn), torch.empty(1, side, side)
+                others = torch.empty(frames, OTHERS, 3, side, side)
                 motion = torch.empty(frames, pipeline.articulator.config.measures)
-                refine(refiner, drawn, faces, others, torch.empty(1, *size), motion).faces()
+                refine_faces(refiner, part, drawn, faces, others, mask, motion)
 
             self.computed["refiner", frames] = peak_bytes(mend)
         return self.computed["refiner", frames]

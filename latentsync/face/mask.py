@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LATENT_FACTOR = 8  # pixels a latent pixel, each way
+PASTE_REGIONS = ("hole", "mouth")
 MOUTH_ELLIPSE = (
     0.5,
     0.675,
@@ -50,10 +51,10 @@ def paste_mask(resolution: int, region: str = "hole") -> Tensor:
     cheeks and collar worse than the original shows them. Raises: ValueError for another region.
     """
     mask = mouth_mask(resolution)
+    if region not in PASTE_REGIONS:
+        raise ValueError(f"paste region {region!r} is unknown; expected {' or '.join(PASTE_REGIONS)}")
     if region == "hole":
         return mask
-    if region != "mouth":
-        raise ValueError(f"paste region {region!r} is unknown; expected 'hole' or 'mouth'")
     return torch.where(ellipse_distance(resolution, MOUTH_ELLIPSE)[None] < 1, mask, torch.ones(()))
 
 

@@ -71,10 +71,12 @@ def test_mouths_that_never_move_are_named(told):
 
 
 def test_what_it_tells_can_be_made_larger(told):
-    larger, tokens = copy.deepcopy(told[0]), torch.randn(5, TOKENS, WIDTH)
+    larger = copy.deepcopy(told[0])
     enlarge(larger, 1.5)
-    raised = (1.5 * told[0](tokens)).clamp(*bounds(larger))
-    torch.testing.assert_close(larger(tokens), raised)
+    weight, bias = larger.head[-1].weight, larger.head[-1].bias
+    torch.testing.assert_close(weight, 1.5 * told[0].head[-1].weight)
+    torch.testing.assert_close(bias, 1.5 * told[0].head[-1].bias)
+    assert bounds(larger)[1].tolist() == bounds(told[0])[1].tolist()
 
 
 def bounds(articulator):
@@ -110,6 +112,7 @@ def test_it_is_kept_and_opened_again(told, tmp_path):
     articulator = told[0]
     articulator.save_pretrained(tmp_path)
     opened = Articulator.from_pretrained(tmp_path, local_files_only=True).eval()
-    tokens = torch.randn(1, TOKENS, WIDTH)
-    torch.testing.assert_close(opened(tokens), articulator(tokens))
-    assert articulator(tokens).shape == (1, 6)
+    for tokens in (torch.randn(1, TOKENS, WIDTH), 100 * torch.randn(20, TOKENS, WIDTH)):
+        torch.testing.assert_close(opened(tokens), articulator(tokens))
+    assert articulator(tokens).shape == (20, 6)
+    assert (articulator(tokens) == bounds(articulator)[1]).any()  # bounds were kept, too

@@ -50,10 +50,10 @@ def still(count):
     return torch.zeros(count, MEASURES)
 
 
-def refining_parts(pipeline, *, change=0.1):
+def refining_parts(pipeline, *, change=0.1, region="hole"):
     """The parts of `pipeline` with a refiner that does something and is told something."""
     torch.manual_seed(1)
-    refiner = build_refiner([8, 16], pipeline.resolution)
+    refiner = build_refiner([8, 16], refined_part(pipeline.resolution, region).size[0])
     torch.nn.init.normal_(refiner.conv_out.weight, std=change)
     for block in (*refiner.down_blocks, *refiner.up_blocks):
         for resnet in block.resnets:
@@ -224,12 +224,30 @@ def test_a_pipeline_keeps_its_refiner_and_one_without_opens_too(frame_pipeline, 
             LipsyncPipeline(
                 **{**parts, "articulator": Articulator(*wrong)}, resolution=frame_pipeline.resolution
             )
-    for bound in ("least", "most"):
-        with pytest.raises(ValueError, match=f"this articulator's {bound} has 2 numbers; expected 6"):
-            LipsyncPipeline(
-                **{**parts, "articulator": Articulator(20, 16, 8, 6, **{bound: [-1.0, 1.0]})},
-                resolution=frame_pipeline.resolution,
-            )
+    low, high = [-1.0] * 6, [1.0] * 6
+    for least, most in (
+        (low[:2], high),
+        (low, None),
+        (high, low),
+        (low, [float("nan")] * 6),
+        ("abcdef", high),
+        ([None] * 6, high),
+        (dict(enumerate(low)), high),
+        (5, high),
+    ):
+        strange = Articulator(20, 16, 8, 6, least=least, most=most)
+        with pytest.raises(ValueError, match=r"tells from .*; expected two lists of 6 numbers"):
+            LipsyncPipeline(**{**parts, "articulator": strange}, resolution=frame_pipeline.resolution)
+    bounded = Articulator(20, 16, 8, 6, least=low, most=high)
+    LipsyncPipeline(**{**parts, "articulator": bounded}, resolution=frame_pipeline.resolution)
+    for other, words in (
+        (build_refiner([8, 16], 100), "100 px high; of faces of 32 px it would be given 32 or 24"),
+        (build_refiner([8] * 5, 24), "multiples of 32 px, and of faces of 32 px it would be given 24 x 24"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            LipsyncPipeline(**{**parts, "refiner": other}, resolution=R, paste_region="mouth")
+    with pytest.raises(ValueError, match="paste_region 'Mouth' is unknown; expected hole or mouth"):
+        LipsyncPipeline(**frame_pipeline.components, paste_region="Mouth")
     for name, wrong in (("reference_shift", -3), ("steady_frames", 1.5), ("steady_frames", 10**9)):
         with pytest.raises(ValueError, match=f"{name} {wrong}: expected a whole number from 0"):
             LipsyncPipeline(**frame_pipeline.components, **{name: wrong})
@@ -354,7 +372,9 @@ def test_a_part_is_put_back_where_it_came_from():
     assert torch.equal(part.within(pictures, part.of(pictures)), pictures)
     changed = part.within(pictures, torch.full((2, 3, 48, 48), 2.0))
     assert torch.equal(part.of(changed), torch.full((2, 3, 48, 48), 2.0))
-    assert (changed == pictures)[:, :, :16].all() and not pictures.eq(2).any()
+    outside = torch.ones(64, 64, dtype=torch.bool)
+    outside[16:, 8:56] = False
+    assert torch.equal(changed[..., outside], pictures[..., outside]) and not pictures.eq(2).any()
     pasted = paste_mask(64, "mouth") < 1
     assert pasted.sum() == part.of(pasted).sum()  # nothing that is pasted lies outside
 
@@ -468,11 +488,27 @@ def test_each_face_is_told_the_motion_of_its_own_sound(frame_pipeline, monkeypat
         assert changed.nonzero().flatten().tolist() == [frame]
 
 
-@pytest.mark.parametrize("frames", [1, 17, 60])
-def test_how_much_is_computed_at_a_time_does_not_change_the_picture(frame_pipeline, frames):
+@pytest.mark.parametrize("made_for", ["hole", "mouth"])
+def test_a_refiner_makes_the_part_anew_that_it_was_made_for(frame_pipeline, made_for):
+    """Pasted is the mouth: what it leaves out is the frame's own; one of whole faces leaves out none."""
     R = frame_pipeline.resolution
-    parts = refining_parts(frame_pipeline, change=0.3)
-    pipeline = LipsyncPipeline(**parts, resolution=R, reference_shift=8, steady_frames=1)
+    parts = refining_parts(frame_pipeline, change=0.3, region=made_for)
+    pipeline = LipsyncPipeline(**parts, resolution=R, paste_region="mouth")
+    pipeline.set_progress_bar_config(disable=True)
+    faces = torch.rand(20, 3, R, R) * 2 - 1
+    windows = torch.randn(20, 20, pipeline.unet.config.cross_attention_dim)
+    drawn = torch.stack(list(pipeline.stream(faces, windows, pipeline.draw_noise(), pipeline.sampling(1))))
+    changed = (drawn != faces).any(dim=(0, 1))
+    part = torch.zeros(R, R, dtype=torch.bool)
+    part[R // 4 :, R // 8 : R - R // 8] = True
+    assert torch.equal(changed, part if made_for == "mouth" else torch.ones_like(part))
+
+
+@pytest.mark.parametrize(("frames", "region"), [(1, "hole"), (17, "mouth"), (60, "hole"), (60, "mouth")])
+def test_how_much_is_computed_at_a_time_does_not_change_the_picture(frame_pipeline, frames, region):
+    R = frame_pipeline.resolution
+    parts = refining_parts(frame_pipeline, change=0.3, region=region)
+    pipeline = LipsyncPipeline(**parts, resolution=R, reference_shift=8, steady_frames=1, paste_region=region)
     pipeline.set_progress_bar_config(disable=True)
     faces = torch.rand(frames, 3, R, R) * 2 - 1
     windows = torch.randn(frames, 20, pipeline.unet.config.cross_attention_dim)
