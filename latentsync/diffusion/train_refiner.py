@@ -5,6 +5,7 @@
 lie in the run's folder.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -328,16 +329,20 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
     told = [articulator(hear(clip, drawing, spread).tokens) for clip in held_back]
     scores = told_correlation((motion.numpy() for motion in told), held_back)
     accelerator.print(f"articulator: {', '.join(f'{name} {r:.2f}' for name, r in scores.items())}")
-    reader = train_face_reader(data, seed=config.loop.seed, device=device) if config.mouth_shape else None
     record_config(config, folder, accelerator)
     mask = part.of(mouth_mask(side)).to(device)
     pasted = part.of(paste_mask(side, drawing.paste_region)[0] < 0.5).to(device)
     weights = config.rest + (config.pasted - config.rest) * pasted.float()
     weights = weights + (config.lips - config.pasted) * part.of(lips_region(side)).to(device)
 
+    @functools.cache  # a run that is finished needs none
+    def reader() -> nn.Module | None:
+        return train_face_reader(data, seed=config.loop.seed, device=device) if config.mouth_shape else None
+
     def step(model: nn.Module, batch: DraftBatch, number: int) -> Losses:
+        judge = reader()
         with accelerator.autocast():
-            return refining_losses(model, batch, mask, weights, reader, config)
+            return refining_losses(model, batch, mask, weights, judge, config)
 
     trained = fit(
         refiner,
