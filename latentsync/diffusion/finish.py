@@ -2,29 +2,20 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
 from latentsync.diffusion.articulator import Articulator
-from latentsync.diffusion.refine import Neighbours, Part, refine_faces
+from latentsync.diffusion.refine import Neighbours, refine
 from latentsync.diffusion.runs import Steadied
 from latentsync.profiling import stage
 
 
-class Refining(NamedTuple):
-    """Who makes which part of a face anew, told motion by whom."""
-
-    refiner: UNet2DModel
-    articulator: Articulator
-    part: Part
-
-
 class Finish:
-    """The last steps of one stream of faces, `frames` at a time, the last of them `refining` where it is
-    given.
+    """The last steps of one stream of faces. Where it is `refining`, `frames` faces at a time go through that
+    refiner, which is told motion by that articulator.
     """
 
     def __init__(
@@ -32,7 +23,7 @@ class Finish:
         decode: Callable[[Tensor], Tensor],
         mask: Tensor,
         steadied: Steadied,
-        refining: Refining | None,
+        refining: tuple[UNet2DModel, Articulator] | None,
         frames: int,
     ) -> None:
         self.decode, self.mask, self.steadied = decode, mask, steadied
@@ -71,9 +62,9 @@ class Finish:
         """The next faces (F, 3, R, R), as they were drawn where there is no refiner."""
         if self.refining is None:
             return drawn
-        refiner, articulator, part = self.refining
+        refiner, articulator = self.refining
         with stage("refine"):
-            faces, others = (known.to(drawn) for known in self.neighbours.take(len(drawn)))
+            faces, others = (part.to(drawn) for part in self.neighbours.take(len(drawn)))
             heard = torch.stack([self._heard.popleft() for _ in drawn]).to(drawn.device)
-            mask, motion = self.mask.to(drawn), articulator(heard)
-            return refine_faces(refiner, part, drawn, faces, others, mask, motion)
+            motion = articulator(heard)
+            return refine(refiner, drawn, faces, others, self.mask.to(drawn), motion).faces()

@@ -24,7 +24,7 @@ from latentsync.audio.whisper import encode_blocks, inner_context
 from latentsync.audio.windows import stream_windows
 from latentsync.diffusion.articulator import Articulator, check_articulator
 from latentsync.diffusion.condition import Condition, EncodedFace, FaceMemory
-from latentsync.diffusion.finish import Finish, Refining
+from latentsync.diffusion.finish import Finish
 from latentsync.diffusion.guided import GuidedUNet
 from latentsync.diffusion.losses import predicted_latents
 from latentsync.diffusion.noise import draw_noise, released_scheduler
@@ -57,8 +57,8 @@ class LipsyncPipeline(DiffusionPipeline):
     itself but one so many frames away in the window, whose jaw tells nothing of the frame's own.
     `guidance_region` "lips" (else "all") guides the lips alone; what guidance adds elsewhere is flicker.
     `steady_frames` is how many frames before and after one its skin, not its lips, is averaged with.
-    `refiner` (see `refine`) makes what is pasted of drawn faces anew of the footage's pixels, told by
-    its `articulator` what the mouth does.
+    `refiner` (see `refine`) makes drawn faces anew of the footage's pixels, told by its `articulator` what
+    the mouth does.
     """
 
     model_cpu_offload_seq = "unet->vae->articulator->refiner"
@@ -107,7 +107,7 @@ class LipsyncPipeline(DiffusionPipeline):
                 "scripts/train_refiner.py"
             )
         if refiner is not None and articulator is not None:
-            check_refiner(refiner, resolution, paste_region)
+            check_refiner(refiner, resolution)
             check_articulator(articulator, audio_encoder, fps)
         self.register_modules(
             vae=vae,
@@ -259,9 +259,9 @@ class LipsyncPipeline(DiffusionPipeline):
         """Drawn faces (3, R, R), one by one, of a run of neighbouring frames; holds `batching.windows` + 1
         windows at most, and for a refiner up to three blocks of 48 faces.
 
-        They are the network's pictures, kept region included, but for what a refiner leaves out, which is the
-        frame's own: `compose`, or a Composer, puts the mouth into the original. `first_frame` is the run's
-        place in the soundtrack, for `settings.steering`; `memory` keeps latents of faces that may come again.
+        They are the network's pictures, kept region included: `compose`, or a Composer, puts the mouth into
+        the original. `first_frame` is the run's place in the soundtrack, for `settings.steering`; `memory`
+        keeps latents of faces that may come again.
 
         Neighbouring windows share `overlap` frames whose latents are cross-faded; a tail that is shorter than
         a window is denoised together with the frames before it.
@@ -454,14 +454,10 @@ class LipsyncPipeline(DiffusionPipeline):
 
     def _finish(self, latent_side: int) -> Finish:
         """The last steps of a new stream."""
-        refining = None
-        if self.refiner is not None:
-            part = check_refiner(self.refiner, self.resolution, self.paste_region)
-            refining = Refining(self.refiner, self.articulator, part)
         return Finish(
             self.decode,
             self.mask(),
             Steadied(lips_region(latent_side), self.steady_frames),
-            refining,
+            None if self.refiner is None else (self.refiner, self.articulator),
             self.batching.frames,
         )

@@ -6,8 +6,7 @@ pixel is to be taken from: from the other frames, each bent into shape, or from 
 on top. It is told the mouth's motion (see `articulator`). So what lips and teeth look like comes from the
 footage, and what they do from the sound, drawn and told.
 
-`F` frames, `K` = OTHERS, `M` measures of motion, `H W` pixels of the part of a face that is refined; pixels
-are RGB in [-1, 1].
+`F` frames, `K` = OTHERS, `M` measures of motion, `R` resolution; pixels are RGB in [-1, 1].
 """
 
 from collections import deque
@@ -25,52 +24,20 @@ OTHERS = 5  # frames of another time
 BLOCK = 48  # frames that have the same others
 PICTURES = 2 + OTHERS  # drawn, visible, others
 OUTPUTS = (2 * OTHERS, OTHERS + 1, 3 * FOLD**2)  # flow to each other, logits of them and the drawn, change
-FLOW_UNIT = 0.05  # of the part's width or height
+FLOW_UNIT = 0.05  # sides of the face
 NORM_GROUPS = 8
 MOTION_WIDTH = 128  # of the embedding
 MOTION_REACH = 6.0  # spreads either way that are told apart
 FINEST_STEP = 0.3  # spreads, near none
 MOTION_SIZE = 3.0  # of the embedding: with 1 what is told is learned several times more slowly
-AROUND_MOUTH = (1 / 4, 1 / 8)  # of a face: what is left out above, and at either side
 
 
-@dataclass(frozen=True)
-class Part:
-    """The rows and columns of a face that are refined."""
-
-    rows: slice
-    columns: slice
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
-
-    def of(self, pictures: Tensor) -> Tensor:
-        """The part (..., H, W) of `pictures` (..., R, R)."""
-        return pictures[..., self.rows, self.columns]
-
-    def within(self, pictures: Tensor, part: Tensor) -> Tensor:
-        """`pictures` (..., R, R) with `part` (..., H, W) in its place."""
-        whole = pictures.clone()
-        whole[..., self.rows, self.columns] = part
-        return whole
-
-
-def refined_part(side: int, region: str) -> Part:
-    """What of a face of `side` px is refined where `region` of it is pasted (`face.mask.paste_mask`): all, or
-    with "mouth" three quarters of each side, from below the eyes.
-    """
-    above, beside = (round(share * side) for share in AROUND_MOUTH) if region == "mouth" else (0, 0)
-    return Part(slice(above, side), slice(beside, side - beside))
-
-
-def build_refiner(channels: Sequence[int], size: int) -> UNet2DModel:
+def build_refiner(channels: Sequence[int], resolution: int) -> UNet2DModel:
     """A U-Net without attention that begins with the mean of all pictures, deaf to motion; its time is always
-    0. `size` is the height of the part it refines, in pixels.
+    0.
     """
     refiner = UNet2DModel(
-        sample_size=size // FOLD,
+        sample_size=resolution // FOLD,
         in_channels=PICTURES * 3 * FOLD**2,
         out_channels=sum(OUTPUTS),
         block_out_channels=tuple(channels),
@@ -90,40 +57,26 @@ def build_refiner(channels: Sequence[int], size: int) -> UNet2DModel:
     return refiner
 
 
-def check_refiner(refiner: UNet2DModel, side: int, region: str) -> Part:
-    """The part of a face of `side` px that `refiner` was trained on: all of it, or that of `refined_part`.
-
-    Raises: ValueError for a network of other channels or another size, that is not told motion, or that
-    cannot halve the part.
+def check_refiner(refiner: UNet2DModel, resolution: int) -> None:
+    """Raises: ValueError for a network of other channels, that is not told motion, or that cannot halve the
+    picture.
     """
     found, wanted = refiner.config, (PICTURES * 3 * FOLD**2, sum(OUTPUTS), "identity", MOTION_WIDTH)
     held = (found.in_channels, found.out_channels, found.class_embed_type, found.time_embedding_dim)
-    least = FOLD * 2 ** (len(found.block_out_channels) - 1)
+    halvings = FOLD * 2 ** (len(found.block_out_channels) - 1)
     if held != wanted:
         raise ValueError(
             f"this refiner takes {held[0]} channels, gives {held[1]}, and its class embedding is {held[2]} "
             f"of width {held[3]}; expected {wanted[0]}, {wanted[1]}, {wanted[2]} and {wanted[3]}: train one "
             "with scripts/train_refiner.py"
         )
-    whole = refined_part(side, "hole")
-    part = whole if found.sample_size * FOLD == side else refined_part(side, region)
-    height, width = part.size
-    if found.sample_size * FOLD != height:
-        raise ValueError(
-            f"this refiner works on pictures {found.sample_size * FOLD} px high; of faces of {side} px it "
-            f"would be given {side} or {height}: train one with scripts/train_refiner.py"
-        )
-    if height % least or width % least:
-        raise ValueError(
-            f"this refiner needs pictures in multiples of {least} px, and of faces of {side} px it would be "
-            f"given {width} x {height}: use another resolution, or fewer channels"
-        )
-    return part
+    if resolution % halvings:
+        raise ValueError(f"this refiner needs a resolution in multiples of {halvings} px, not {resolution}")
 
 
 def refiner_input(drawn: Tensor, faces: Tensor, others: Tensor, mask: Tensor) -> Tensor:
-    """What the network sees of `drawn` faces and of the frames they belong to, (F, 3, H, W) each, and of
-    `others` (F, K, 3, H, W), frames of the same person; `mask` (1, H, W) hides the frames' own mouths.
+    """What the network sees of `drawn` faces and of the frames they belong to, (F, 3, R, R) each, and of
+    `others` (F, K, 3, R, R), frames of the same person; `mask` (1, R, R) hides the frames' own mouths.
     """
     pictures = torch.cat([drawn, faces * mask, others.flatten(1, 2)], dim=1)
     return F.pixel_unshuffle(pictures, FOLD)
@@ -143,8 +96,8 @@ def motion_embedding(motion: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Refined:
-    """What a refiner made of F faces: the drawn ones and the others bent into shape (F, K, 3, H, W), the
-    logits (F, K + 1, H, W) by which these are mixed, and a change (F, 3, H, W) on top; float32.
+    """What a refiner made of F faces: the drawn ones and the others bent into shape (F, K, 3, R, R), the
+    logits (F, K + 1, R, R) by which these are mixed, and a change (F, 3, R, R) on top; float32.
     """
 
     drawn: Tensor
@@ -153,19 +106,19 @@ class Refined:
     change: Tensor
 
     def faces(self) -> Tensor:
-        """The result, (F, 3, H, W)."""
+        """The result, (F, 3, R, R)."""
         shares = self.logits.softmax(dim=1)[:, :, None]
         return (shares[:, :-1] * self.bent).sum(dim=1) + shares[:, -1] * self.drawn + self.change
 
     def of_others(self) -> Tensor:
-        """What the other frames would make alone, (F, 3, H, W)."""
+        """What the other frames would make alone, (F, 3, R, R)."""
         return (self.logits[:, :-1].softmax(dim=1)[:, :, None] * self.bent).sum(dim=1)
 
 
 def refine(
     refiner: torch.nn.Module, drawn: Tensor, faces: Tensor, others: Tensor, mask: Tensor, motion: Tensor
 ) -> Refined:
-    """`drawn` faces (F, 3, H, W), made anew with the mouth's `motion` (F, M) in spreads; the other arguments
+    """`drawn` faces (F, 3, R, R), made anew with the mouth's `motion` (F, M) in spreads; the other arguments
     are those of `refiner_input`.
     """
     dtype = next(refiner.parameters()).dtype
@@ -173,34 +126,21 @@ def refine(
     embedding = motion_embedding(motion).to(dtype)
     told = refiner(seen, 0, class_labels=embedding, return_dict=False)[0].float()
     flow, logits, change = told.split(OUTPUTS, dim=1)
-    size = drawn.shape[-2:]
+    side = drawn.shape[-1]
     flow, logits = (
-        F.interpolate(rough, size, mode="bilinear", align_corners=False) for rough in (flow, logits)
+        F.interpolate(part, (side, side), mode="bilinear", align_corners=False) for part in (flow, logits)
     )
     bent = _bent(others, flow.unflatten(1, (-1, 2)))
     return Refined(drawn, bent, logits, F.pixel_shuffle(change, FOLD))
 
 
-def refine_faces(
-    refiner: torch.nn.Module,
-    part: Part,
-    drawn: Tensor,
-    faces: Tensor,
-    others: Tensor,
-    mask: Tensor,
-    motion: Tensor,
-) -> Tensor:
-    """`faces` (F, 3, R, R) with their `part` made anew; the other arguments are those of `refine`, whole."""
-    seen = (part.of(picture) for picture in (drawn, faces, others, mask))
-    return part.within(faces, refine(refiner, *seen, motion).faces())
-
-
 def _bent(pictures: Tensor, flow: Tensor) -> Tensor:
-    """`pictures` (F, K, 3, H, W), each pixel taken from `flow` (F, K, 2, H, W; x, y) further on; beyond the
+    """`pictures` (F, K, 3, R, R), each pixel taken from `flow` (F, K, 2, R, R; x, y) further on; beyond the
     border the border goes on.
     """
-    down, across = (torch.linspace(-1, 1, side, device=pictures.device) for side in pictures.shape[-2:])
-    here = torch.stack(torch.meshgrid(across, down, indexing="xy"))
+    side = pictures.shape[-1]
+    line = torch.linspace(-1, 1, side, device=pictures.device)
+    here = torch.stack(torch.meshgrid(line, line, indexing="xy"))
     places = (here + 2 * FLOW_UNIT * flow).clamp(-1, 1)
     found = F.grid_sample(
         pictures.flatten(0, 1).float(), places.flatten(0, 1).permute(0, 2, 3, 1), align_corners=True

@@ -1,8 +1,7 @@
 """Trains the refiner of a small model on what that model draws: drafts of training clips with their own sound
 -> the faces as they were; and its articulator, which is a matter of seconds.
 
-`B` batch, `F` frames, `R` resolution, `H W` pixels of the part that is refined. Drafts are drawn once, and
-lie in the run's folder.
+`B` batch, `F` frames, `R` resolution. Drafts are drawn once, and lie in the run's folder.
 """
 
 import functools
@@ -23,10 +22,8 @@ from latentsync.diffusion.augment import (
     POSES,
     apply_colour,
     apply_proportions,
-    apply_smile,
     draw_colour,
     draw_proportions,
-    draw_smile,
     tinted,
 )
 from latentsync.diffusion.dataset import ClipSampler, load_clips, motion_spread, step_rng, told_correlation
@@ -35,16 +32,7 @@ from latentsync.diffusion.folder import open_folder
 from latentsync.diffusion.losses import MouthReader
 from latentsync.diffusion.original import INDEX
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.refine import (
-    NORM_GROUPS,
-    OTHERS,
-    Neighbours,
-    Part,
-    build_refiner,
-    check_refiner,
-    refine,
-    refined_part,
-)
+from latentsync.diffusion.refine import NORM_GROUPS, OTHERS, Neighbours, build_refiner, check_refiner, refine
 from latentsync.diffusion.train_articulator import enlarge, hear, train_articulator
 from latentsync.errors import ConfigError, MediaError
 from latentsync.face.mask import lips_region, mouth_mask, paste_mask
@@ -68,8 +56,8 @@ class TrainRefinerConfig:
     it is motion that says what the mouth does. The other frames lie `other_distance` (least, most) frames
     away. Colours of a draft are made wrong by up to `tint`; in a share `misplaced` its mouth is moved,
     and the other frames are a little, so that it is these that tell colours and place. In a share `alike`
-    these are five times one frame, as of a still picture; in a share `smiling` they all smile, and the true
-    face does not. All samples are recoloured, half of them mirrored, on top of their clip's look.
+    these are five times one frame, as of a still picture. All samples are recoloured, half of them
+    mirrored, on top of their clip's look.
 
     The loss counts `lips` and the `pasted` part around them against the rest of the face; to it comes,
     `mouth_shape` times, the difference of what a small frozen network reads of the mouth's shape.
@@ -91,7 +79,6 @@ class TrainRefinerConfig:
     tint: float = 0.15
     misplaced: float = 0.75
     alike: float = 0.4
-    smiling: float = 0.25
     guidance_scale: float | None = None
     motion_gain: float = 1.0
     gradient_weight: float = 0.5
@@ -111,7 +98,7 @@ class TrainRefinerConfig:
             )
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength is {self.strength}; it must be above 0, and 1 at most")
-        for name in ("other_drafts", "tint", "misplaced", "alike", "smiling"):
+        for name in ("other_drafts", "tint", "misplaced", "alike"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
         if not self.mouth_shape >= 0:
@@ -126,7 +113,7 @@ class TrainRefinerConfig:
 
 
 class DraftBatch(NamedTuple):
-    """What was drawn and how it was, (B, 3, H, W) each, other frames (B, K, 3, H, W), the mouth's motion and
+    """What was drawn and how it was, (B, 3, R, R) each, other frames (B, K, 3, R, R), the mouth's motion and
     its whole shape (B, M), in spreads.
     """
 
@@ -138,13 +125,11 @@ class DraftBatch(NamedTuple):
 
 
 class DraftData:
-    """Batches of a `part` of the faces in `drafts`, speakers shared out as `ClipSampler` does, and frames so
-    that an open mouth comes more often than a closed one; motion in units of `spread` (M,).
+    """Batches out of `drafts`, speakers shared out as `ClipSampler` does, and frames so that an open mouth
+    comes more often than a closed one; motion in units of `spread` (M,).
     """
 
-    def __init__(
-        self, drafts: list[Drafts], spread: np.ndarray, part: Part, config: TrainRefinerConfig
-    ) -> None:
+    def __init__(self, drafts: list[Drafts], spread: np.ndarray, config: TrainRefinerConfig) -> None:
         least = config.other_distance[0]
         for draft in drafts:
             if len(draft.drawn) < 2 * least:  # the middle one must have another
@@ -152,7 +137,7 @@ class DraftData:
                     f"clip {draft.clip.name} has {len(draft.drawn)} frames, and not all have another one "
                     f"{least} away: take it off the list, or make other_distance less"
                 )
-        self.config, self.part, self.looks = config, part, {}
+        self.config, self.looks = config, {}
         self.mask = mouth_mask(drafts[0].drawn.shape[-1])
         for draft in drafts:
             self.looks.setdefault(draft.clip.name, []).append(draft)
@@ -188,10 +173,7 @@ class DraftData:
             drawn = torch.lerp(moved, drawn, self.mask)
             for other in faces[1:]:
                 other[:] = apply_proportions(other[None], draw_proportions(rng, POSES))[0]
-        if rng.random() < self.config.smiling:
-            faces[1:] = apply_smile(faces[1:], draw_smile(rng))
-        pictures = apply_colour(self.part.of(torch.cat([drawn[None], faces])), draw_colour(rng))
-        drawn, face, *others = pictures
+        drawn, face, *others = apply_colour(torch.cat([drawn[None], faces]), draw_colour(rng))
         drawn = tinted(drawn, self.config.tint, rng)
         name = draft.clip.name
         return drawn, face, torch.stack(others), self.motion[name][frame], self.shape[name][frame]
@@ -209,7 +191,7 @@ class DraftData:
 
 
 def train_face_reader(data: DraftData, *, seed: int, device: torch.device) -> nn.Module:
-    """A network that reads the mouth's shape (B, M) off faces (B, 3, H, W) like the data's, noisy and blurred
+    """A network that reads the mouth's shape (B, M) off faces (B, 3, R, R) like the data's, noisy and blurred
     ones too; frozen, on `device`.
     """
     first = data.draw(0)
@@ -240,7 +222,7 @@ def refining_losses(
     reader: nn.Module | None,
     config: TrainRefinerConfig,
 ) -> Losses:
-    """L1 of pixels and of their gradients, weighted by place (H, W), of the faces and, half as much, of what
+    """L1 of pixels and of their gradients, weighted by place (R, R), of the faces and, half as much, of what
     other frames alone make of them, so that these are learned to be bent into shape; and the difference of
     the mouth's shapes that `reader`, if there is one, reads.
     """
@@ -261,15 +243,10 @@ def refining_losses(
 
 @torch.no_grad()
 def mouth_psnr(
-    refiner: nn.Module,
-    drafts: list[Drafts],
-    told: list[Tensor],
-    part: Part,
-    mask: Tensor,
-    region: Tensor,
+    refiner: nn.Module, drafts: list[Drafts], told: list[Tensor], mask: Tensor, region: Tensor
 ) -> Mapping[str, float]:
-    """PSNR in dB over [0, 1] in a `region` (H, W) of `part`, mean over clips: drawn, refined with the motion
-    (F, M) that sound `told` of each, and the first other frame itself.
+    """PSNR in dB over [0, 1] in `region` (R, R), mean over clips: drawn, refined with the motion (F, M) that
+    sound `told` of each, and the first other frame itself; `mask` (1, R, R) hides the frames' own mouths.
     """
     sums: dict[str, list[float]] = {"psnr_drawn": [], "psnr_refined": [], "psnr_other": []}
     for draft, motion in zip(drafts, told, strict=True):
@@ -279,10 +256,9 @@ def mouth_psnr(
         for face in draft.faces(list(range(count))):
             neighbours.add(face)
         neighbours.end()
-        faces, others = (known[some] for known in neighbours.take(count))
-        drawn = torch.from_numpy(draft.drawn[some].copy()).float() / 127.5 - 1
-        drawn, faces, others = (part.of(picture).to(mask.device) for picture in (drawn, faces, others))
-        found = refine(refiner, drawn, faces, others, mask, motion[some].to(mask.device)).faces().clamp(-1, 1)
+        faces, others = (known[some].to(mask) for known in neighbours.take(count))
+        drawn = torch.from_numpy(draft.drawn[some].copy()).to(mask) / 127.5 - 1
+        found = refine(refiner, drawn, faces, others, mask, motion[some].to(mask)).faces().clamp(-1, 1)
         for name, picture in zip(sums, (drawn, found, others[:, 0]), strict=True):
             error = ((picture - faces) / 2).square().mean(dim=1)[:, region].mean()
             sums[name].append(float(-10 * error.log10()))
@@ -307,11 +283,9 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
     drawing.refiner = drawing.articulator = None
     side = drawing.resolution
     torch.manual_seed(config.loop.seed)
-    refiner = build_refiner(config.channels, refined_part(side, drawing.paste_region).size[0])
+    refiner = build_refiner(config.channels, side)
     try:
-        part = check_refiner(refiner, side, drawing.paste_region)
-        if any(length % READER_FOLD for length in part.size):
-            raise ValueError(f"{part.size[1]} x {part.size[0]} px are no multiples of {READER_FOLD}")
+        check_refiner(refiner, side)
     except ValueError as error:
         raise ConfigError(f"channels {config.channels} and faces of {side} px: {error}") from error
     for clip in (*every_clip, *held_back):
@@ -323,17 +297,17 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
             "frames": config.frames_per_clip,
             "strength": config.strength,
         }
-        data = DraftData(draw_drafts(clips, variants=config.variants, **parts), spread, part, config)
+        data = DraftData(draw_drafts(clips, variants=config.variants, **parts), spread, config)
         watched = draw_drafts(held_back, variants=1, **parts)
     articulator = train_articulator(every_clip, held_back, drawing, spread, seed=config.loop.seed)
     told = [articulator(hear(clip, drawing, spread).tokens) for clip in held_back]
     scores = told_correlation((motion.numpy() for motion in told), held_back)
     accelerator.print(f"articulator: {', '.join(f'{name} {r:.2f}' for name, r in scores.items())}")
     record_config(config, folder, accelerator)
-    mask = part.of(mouth_mask(side)).to(device)
-    pasted = part.of(paste_mask(side, drawing.paste_region)[0] < 0.5).to(device)
+    mask = mouth_mask(side).to(device)
+    pasted = (paste_mask(side, drawing.paste_region)[0] < 0.5).to(device)
     weights = config.rest + (config.pasted - config.rest) * pasted.float()
-    weights = weights + (config.lips - config.pasted) * part.of(lips_region(side)).to(device)
+    weights = weights + (config.lips - config.pasted) * lips_region(side).to(device)
 
     @functools.cache  # a run that is finished needs none
     def reader() -> nn.Module | None:
@@ -351,7 +325,7 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
         config.loop,
         folder,
         accelerator,
-        validate=lambda model, _: mouth_psnr(model, watched, told, part, mask, pasted),
+        validate=lambda model, _: mouth_psnr(model, watched, told, mask, pasted),
         settings={
             **asdict(config),
             **{"data": None, "output": None},  # a run may move to another disk

@@ -14,7 +14,7 @@ import torch
 
 from latentsync.diffusion.folder import PARTS
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.refine import OTHERS, check_refiner, refine_faces
+from latentsync.diffusion.refine import OTHERS, refine
 from latentsync.diffusion.sampling import Batching
 from latentsync.footprint import largest_leaf_bytes, peak_bytes, weight_bytes
 
@@ -275,14 +275,13 @@ class _Needs:
         """Of `frames` through the refiner."""
         if ("refiner", frames) not in self.computed:
             pipeline, refiner, side = self.pipeline, self.pipeline.refiner, self.pipeline.resolution
-            part = check_refiner(refiner, side, pipeline.paste_region)
 
             def mend() -> None:
                 drawn = torch.empty(frames, 3, side, side)
-                faces, mask = torch.empty_like(drawn), torch.empty(1, side, side)
+                faces = torch.empty_like(drawn)
                 others = torch.empty(frames, OTHERS, 3, side, side)
                 motion = torch.empty(frames, pipeline.articulator.config.measures)
-                refine_faces(refiner, part, drawn, faces, others, mask, motion)
+                refine(refiner, drawn, faces, others, torch.empty(1, side, side), motion).faces()
 
             self.computed["refiner", frames] = peak_bytes(mend)
         return self.computed["refiner", frames]

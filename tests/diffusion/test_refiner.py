@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 
 from latentsync.diffusion.articulator import Articulator
-from latentsync.diffusion.augment import NO_COLOUR, Smile, apply_smile
+from latentsync.diffusion.augment import NO_COLOUR
 from latentsync.diffusion.dataset import Clip
 from latentsync.diffusion.drafts import Drafts, draw_drafts
 from latentsync.diffusion.pipeline import LipsyncPipeline
@@ -24,19 +24,17 @@ from latentsync.diffusion.refine import (
     build_refiner,
     motion_embedding,
     refine,
-    refined_part,
     refiner_input,
 )
 from latentsync.diffusion.sampling import Batching
 from latentsync.diffusion.train_refiner import DraftBatch, DraftData, TrainRefinerConfig, refining_losses
 from latentsync.dubbing.model import load_model
 from latentsync.errors import CheckpointError, MediaError
-from latentsync.face.mask import mouth_mask, paste_mask
+from latentsync.face.mask import mouth_mask
 from latentsync.training import LoopConfig
 
 SIDE = 32
 MEASURES = 6
-WHOLE = refined_part(64, "hole")
 PIXELS = TrainRefinerConfig(mouth_shape=0.0)  # of its losses, those of pixels alone
 
 
@@ -50,10 +48,10 @@ def still(count):
     return torch.zeros(count, MEASURES)
 
 
-def refining_parts(pipeline, *, change=0.1, region="hole"):
+def refining_parts(pipeline, *, change=0.1):
     """The parts of `pipeline` with a refiner that does something and is told something."""
     torch.manual_seed(1)
-    refiner = build_refiner([8, 16], refined_part(pipeline.resolution, region).size[0])
+    refiner = build_refiner([8, 16], pipeline.resolution)
     torch.nn.init.normal_(refiner.conv_out.weight, std=change)
     for block in (*refiner.down_blocks, *refiner.up_blocks):
         for resnet in block.resnets:
@@ -240,12 +238,6 @@ def test_a_pipeline_keeps_its_refiner_and_one_without_opens_too(frame_pipeline, 
             LipsyncPipeline(**{**parts, "articulator": strange}, resolution=frame_pipeline.resolution)
     bounded = Articulator(20, 16, 8, 6, least=low, most=high)
     LipsyncPipeline(**{**parts, "articulator": bounded}, resolution=frame_pipeline.resolution)
-    for other, words in (
-        (build_refiner([8, 16], 100), "100 px high; of faces of 32 px it would be given 32 or 24"),
-        (build_refiner([8] * 5, 24), "multiples of 32 px, and of faces of 32 px it would be given 24 x 24"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            LipsyncPipeline(**{**parts, "refiner": other}, resolution=R, paste_region="mouth")
     with pytest.raises(ValueError, match="paste_region 'Mouth' is unknown; expected hole or mouth"):
         LipsyncPipeline(**frame_pipeline.components, paste_region="Mouth")
     for name, wrong in (("reference_shift", -3), ("steady_frames", 1.5), ("steady_frames", 10**9)):
@@ -276,7 +268,6 @@ def bright_drafts(frames):
 def test_what_a_refiner_learns_from():
     calm = TrainRefinerConfig(
         other_drafts=0.0,
-        smiling=0.0,
         tint=0.0,
         misplaced=0.0,
         alike=0.0,
@@ -285,7 +276,7 @@ def test_what_a_refiner_learns_from():
     )
 
     def batch(frames=40, **changed):
-        return DraftData([bright_drafts(frames)], np.full(6, 2.0), WHOLE, replace(calm, **changed)).draw(0)
+        return DraftData([bright_drafts(frames)], np.full(6, 2.0), replace(calm, **changed)).draw(0)
 
     def mouths(drawn):  # where each begins
         inside = drawn.mean(dim=1)[:, 20:60, 28:36].mean(dim=-1)
@@ -309,13 +300,12 @@ def test_what_a_refiner_learns_from():
 
 def test_motion_tells_of_the_true_frame_even_where_the_draft_is_of_another(monkeypatch):
     """How far a draft's mouth is from blue says which frame it is of, and motion says which the truth is."""
-    plain = dict.fromkeys(("tint", "misplaced", "smiling"), 0.0)
-    plain |= {"other_distance": (4, 10), "loop": LoopConfig(batch_size=64)}
+    plain = {"tint": 0.0, "misplaced": 0.0, "other_distance": (4, 10), "loop": LoopConfig(batch_size=64)}
 
     monkeypatch.setattr("latentsync.diffusion.train_refiner.draw_colour", lambda rng: NO_COLOUR)
 
     def frames(**settings):
-        data = DraftData([bright_drafts(40)], np.full(6, 2.0), WHOLE, TrainRefinerConfig(**settings, **plain))
+        data = DraftData([bright_drafts(40)], np.full(6, 2.0), TrainRefinerConfig(**settings, **plain))
         batch = data.draw(0)
         shown = (batch.drawn[:, 0, 40, 30] - batch.drawn[:, 2, 40, 30]) * 127.5
         return (batch.motion[:, 0] / 3 + 19.5).round().int(), shown.round().int()
@@ -325,58 +315,6 @@ def test_motion_tells_of_the_true_frame_even_where_the_draft_is_of_another(monke
     assert (true >= 20).float().mean() > 0.6  # open mouths come more often
     true, shown = frames(other_drafts=1.0)
     assert (true - shown).abs().min() >= 4 and (true - shown).abs().max() <= 10
-
-
-def test_others_smile_where_the_true_face_does_not_and_the_part_is_cut_out(monkeypatch):
-    monkeypatch.setattr("latentsync.diffusion.train_refiner.draw_smile", lambda rng: Smile(1.4, 1.0, 0.02))
-    monkeypatch.setattr("latentsync.diffusion.train_refiner.draw_colour", lambda rng: NO_COLOUR)
-    drafts = bright_drafts(40)
-    faces = np.array(drafts.clip.faces)
-    faces[:, 36:44, 24:40] = 0
-    drafts = replace(drafts, clip=replace(drafts.clip, faces=faces))
-    calm = TrainRefinerConfig(misplaced=0.0, smiling=0.0, tint=0.0, other_distance=(4, 10))
-    part = refined_part(64, "mouth")
-    plain, smiling, whole = (
-        DraftData([drafts], np.full(6, 2.0), where, replace(calm, smiling=share)).draw(0)
-        for where, share in ((part, 0.0), (part, 1.0), (WHOLE, 0.0))
-    )
-    assert torch.equal(smiling.faces, plain.faces) and torch.equal(smiling.motion, plain.motion)
-    dark = [(batch.others < -0.8).sum(dim=(2, 3, 4)) for batch in (plain, smiling)]
-    assert (dark[1] > 1.1 * dark[0]).all()  # mouths are wider
-    assert plain.others.shape == (16, OTHERS, 3, 48, 48)
-    for cut, all_of_it in zip(plain[:3], whole[:3], strict=True):
-        assert torch.equal(cut, all_of_it[..., 16:64, 8:56])
-
-
-def test_a_smile_is_wider_and_its_corners_are_raised_and_the_eyes_stay():
-    face = torch.full((1, 3, 128, 128), 0.5)
-    face[..., 78:84, 48:80], face[..., 28:34, 34:94] = -1.0, -0.5
-    smiling = apply_smile(face, Smile(wider=1.4, thinner=1.0, lift=0.04))
-
-    def middles(pictures):  # of the mouth's rows, column by column; none where there is no mouth
-        dark = (0.5 - pictures[0, 0, 50:110]).clamp(min=0)
-        dark[:, dark.sum(dim=0) < 2] = 0
-        return (dark * torch.arange(50, 110)[:, None]).sum(dim=0) / dark.sum(dim=0)
-
-    before, after = middles(face), middles(smiling)
-    widths = [int((~row.isnan()).sum()) for row in (before, after)]
-    assert widths[0] == 32 and 40 <= widths[1] <= 48
-    assert after[64] == pytest.approx(before[64], abs=1.0) and after[46] < before[64] - 3
-    torch.testing.assert_close(smiling[..., :36, :], face[..., :36, :], atol=0.06, rtol=0)
-
-
-def test_a_part_is_put_back_where_it_came_from():
-    pictures = torch.rand(2, 3, 64, 64)
-    part = refined_part(64, "mouth")
-    assert part.size == (48, 48) and refined_part(64, "hole").size == (64, 64)
-    assert torch.equal(part.within(pictures, part.of(pictures)), pictures)
-    changed = part.within(pictures, torch.full((2, 3, 48, 48), 2.0))
-    assert torch.equal(part.of(changed), torch.full((2, 3, 48, 48), 2.0))
-    outside = torch.ones(64, 64, dtype=torch.bool)
-    outside[16:, 8:56] = False
-    assert torch.equal(changed[..., outside], pictures[..., outside]) and not pictures.eq(2).any()
-    pasted = paste_mask(64, "mouth") < 1
-    assert pasted.sum() == part.of(pasted).sum()  # nothing that is pasted lies outside
 
 
 @pytest.mark.slow
@@ -488,27 +426,11 @@ def test_each_face_is_told_the_motion_of_its_own_sound(frame_pipeline, monkeypat
         assert changed.nonzero().flatten().tolist() == [frame]
 
 
-@pytest.mark.parametrize("made_for", ["hole", "mouth"])
-def test_a_refiner_makes_the_part_anew_that_it_was_made_for(frame_pipeline, made_for):
-    """Pasted is the mouth: what it leaves out is the frame's own; one of whole faces leaves out none."""
+@pytest.mark.parametrize("frames", [1, 17, 60])
+def test_how_much_is_computed_at_a_time_does_not_change_the_picture(frame_pipeline, frames):
     R = frame_pipeline.resolution
-    parts = refining_parts(frame_pipeline, change=0.3, region=made_for)
-    pipeline = LipsyncPipeline(**parts, resolution=R, paste_region="mouth")
-    pipeline.set_progress_bar_config(disable=True)
-    faces = torch.rand(20, 3, R, R) * 2 - 1
-    windows = torch.randn(20, 20, pipeline.unet.config.cross_attention_dim)
-    drawn = torch.stack(list(pipeline.stream(faces, windows, pipeline.draw_noise(), pipeline.sampling(1))))
-    changed = (drawn != faces).any(dim=(0, 1))
-    part = torch.zeros(R, R, dtype=torch.bool)
-    part[R // 4 :, R // 8 : R - R // 8] = True
-    assert torch.equal(changed, part if made_for == "mouth" else torch.ones_like(part))
-
-
-@pytest.mark.parametrize(("frames", "region"), [(1, "hole"), (17, "mouth"), (60, "hole"), (60, "mouth")])
-def test_how_much_is_computed_at_a_time_does_not_change_the_picture(frame_pipeline, frames, region):
-    R = frame_pipeline.resolution
-    parts = refining_parts(frame_pipeline, change=0.3, region=region)
-    pipeline = LipsyncPipeline(**parts, resolution=R, reference_shift=8, steady_frames=1, paste_region=region)
+    parts = refining_parts(frame_pipeline, change=0.3)
+    pipeline = LipsyncPipeline(**parts, resolution=R, reference_shift=8, steady_frames=1)
     pipeline.set_progress_bar_config(disable=True)
     faces = torch.rand(frames, 3, R, R) * 2 - 1
     windows = torch.randn(frames, 20, pipeline.unet.config.cross_attention_dim)
@@ -545,7 +467,6 @@ def test_clips_that_cannot_be_drawn_and_settings_without_sense_are_named(frame_p
         {"tint": -0.1},
         {"misplaced": 2.0},
         {"alike": float("nan")},
-        {"smiling": -0.5},
         {"guidance_scale": 30.0},
         {"motion_gain": 0.0},
     ):
