@@ -3,8 +3,10 @@
 import torch
 from diffusers import AutoencoderKL
 
+from latentsync.diffusion.articulator import Articulator
 from latentsync.diffusion.noise import small_scheduler
 from latentsync.diffusion.pipeline import LipsyncPipeline
+from latentsync.diffusion.refine import build_refiner
 from latentsync.diffusion.train_audio import AudioConfig, build_encoder
 from latentsync.diffusion.unet import UNet3DConditionModel
 
@@ -59,3 +61,15 @@ def make_pipeline(
         part.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def refining_parts(pipeline, *, change=0.1):
+    """The parts of `pipeline` with a refiner that does something and is told something."""
+    torch.manual_seed(1)
+    refiner = build_refiner([8, 16], pipeline.resolution)
+    torch.nn.init.normal_(refiner.conv_out.weight, std=change)
+    for block in (*refiner.down_blocks, *refiner.up_blocks):
+        for resnet in block.resnets:
+            torch.nn.init.normal_(resnet.time_emb_proj.weight, std=0.1)
+    articulator = Articulator(20, pipeline.unet.config.cross_attention_dim, hidden=8).eval()
+    return {**pipeline.components, "refiner": refiner, "articulator": articulator}

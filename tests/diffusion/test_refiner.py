@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
+from tiny_pipeline import refining_parts
 
 from latentsync.diffusion.articulator import Articulator
 from latentsync.diffusion.augment import NO_COLOUR
@@ -46,18 +47,6 @@ def blind(faces):
 def still(count):
     """No motion of `count` mouths."""
     return torch.zeros(count, MEASURES)
-
-
-def refining_parts(pipeline, *, change=0.1):
-    """The parts of `pipeline` with a refiner that does something and is told something."""
-    torch.manual_seed(1)
-    refiner = build_refiner([8, 16], pipeline.resolution)
-    torch.nn.init.normal_(refiner.conv_out.weight, std=change)
-    for block in (*refiner.down_blocks, *refiner.up_blocks):
-        for resnet in block.resnets:
-            torch.nn.init.normal_(resnet.time_emb_proj.weight, std=0.1)
-    articulator = Articulator(20, pipeline.unet.config.cross_attention_dim, hidden=8).eval()
-    return {**pipeline.components, "refiner": refiner, "articulator": articulator}
 
 
 def some_faces(count):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from accelerate import cpu_offload
-from tiny_pipeline import make_pipeline
+from tiny_pipeline import make_pipeline, refining_parts
 
 import latentsync
+from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.diffusion.sampling import Batching
 from latentsync.dubbing.memory import (
     GIB,
@@ -23,20 +24,31 @@ from latentsync.footprint import weight_bytes
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def pipeline(monkeypatch):
-    """Its sequential offloading goes to "cpu", where diffusers' own would say "cpu:0", which accelerate takes
-    for another device than the weights' own.
+def offloadable(pipeline, monkeypatch):
+    """`pipeline`, whose sequential offloading goes to "cpu", where diffusers' own would say "cpu:0", which
+    accelerate takes for another device than the weights' own.
     """
-    pipeline = make_pipeline(temporal=True)
 
     def offload(device):
         assert pipeline._exclude_from_cpu_offload == ["audio_encoder"]
-        for network in (pipeline.unet, pipeline.vae):
+        for network in filter(None, (pipeline.unet, pipeline.vae, pipeline.refiner, pipeline.articulator)):
             cpu_offload(network, torch.device(device))
 
     monkeypatch.setattr(pipeline, "enable_sequential_cpu_offload", offload)
     return pipeline
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    return offloadable(make_pipeline(temporal=True), monkeypatch)
+
+
+@pytest.fixture
+def refining_pipeline(monkeypatch):
+    drawing = make_pipeline(temporal=False)
+    pipeline = LipsyncPipeline(**refining_parts(drawing), resolution=drawing.resolution)
+    pipeline.set_progress_bar_config(disable=True)
+    return offloadable(pipeline, monkeypatch)
 
 
 def faces(pipeline):
@@ -111,9 +123,11 @@ def test_windows_at_a_time_get_fewer_until_they_fit(pipeline):
     assert "window(s) at a time" in str(fewer)
 
 
+@pytest.mark.parametrize("kind", ["pipeline", "refining_pipeline"])
 @pytest.mark.parametrize("offload", OFFLOADS)
-def test_every_way_of_offloading_gives_the_same_faces(offload, pipeline):
+def test_every_way_of_offloading_gives_the_same_faces(offload, kind, request):
     """The CPU stands in for the device that weights come to."""
+    pipeline = request.getfixturevalue(kind)
     wanted = faces(pipeline)
     place(pipeline, CPU, MemoryPlan(offload, Batching(2), 0))
     assert is_offloaded(pipeline) == (offload != "none")
