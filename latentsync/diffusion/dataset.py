@@ -5,7 +5,7 @@ are memory-mapped.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,16 +92,21 @@ def load_clips(folder: str | Path, split: str, *, stride: dict[str, int] | None 
     return clips
 
 
-class ClipSampler:
-    """Draws clips so that a speaker's share grows with the root of its footage: one much filmed face does not
-    drown others.
+def frame_weights(clips: Sequence[Clip]) -> np.ndarray:
+    """How much a frame of each clip counts for, (clips,): such that a speaker's share grows with the root of
+    its footage, and one much filmed face does not drown others.
     """
+    frames: dict[str, int] = {}
+    for clip in clips:
+        frames[clip.speaker] = frames.get(clip.speaker, 0) + clip.frames
+    return np.array([frames[clip.speaker] ** -0.5 for clip in clips])
+
+
+class ClipSampler:
+    """Draws clips by the `frame_weights` of their speakers."""
 
     def __init__(self, clips: list[Clip]) -> None:
-        frames: dict[str, int] = {}
-        for clip in clips:
-            frames[clip.speaker] = frames.get(clip.speaker, 0) + clip.frames
-        weights = np.array([clip.frames / frames[clip.speaker] ** 0.5 for clip in clips])
+        weights = frame_weights(clips) * [clip.frames for clip in clips]
         self.cumulative = np.cumsum(weights / weights.sum())
 
     def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentsync.diffusion.articulator import Articulator
-from latentsync.diffusion.dataset import Clip
+from latentsync.diffusion.dataset import Clip, frame_weights
 from latentsync.diffusion.pipeline import LipsyncPipeline
 from latentsync.errors import MediaError
 
@@ -41,28 +41,20 @@ def hear(clip: Clip, pipeline: LipsyncPipeline, spread: np.ndarray) -> Speech:
 
 def train_articulator(
     clips: Sequence[Clip],
-    held_back: Sequence[Clip],
+    held_back: Sequence[Speech],
     pipeline: LipsyncPipeline,
     spread: np.ndarray,
     *,
     seed: int,
 ) -> Articulator:
-    """An articulator, on the CPU, that has heard `clips`, a speaker's share growing with the root of the
-    footage. What a sound leaves open is told as a mean, so motion comes out too small: it is made as large as
-    that of `held_back` clips, and kept to what mouths of `clips` do.
+    """An articulator, on the CPU, that has heard `clips`, shared out by `frame_weights`. What a sound leaves
+    open is told as a mean, so motion comes out too small: it is made as large as that of `held_back` speech,
+    and kept to what mouths of `clips` do.
 
     Raises: MediaError where mouths of the latter do not move.
     """
-    speech = [hear(clip, pipeline, spread) for clip in clips]
-    footage: dict[str, int] = {}
-    for clip, heard in zip(clips, speech, strict=True):
-        footage[clip.speaker] = footage.get(clip.speaker, 0) + len(heard.motion)
-    weights = torch.cat(
-        [
-            torch.full((len(heard.motion),), footage[clip.speaker] ** -0.5)
-            for clip, heard in zip(clips, speech, strict=True)
-        ]
-    )
+    weights = torch.from_numpy(np.repeat(frame_weights(clips), [clip.frames for clip in clips])).float()
+    speech = (hear(clip, pipeline, spread) for clip in clips)
     tokens, motion = (torch.cat(part) for part in zip(*speech, strict=True))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -77,7 +69,7 @@ def train_articulator(
         usual = motion[torch.multinomial(weights, USUAL_FRAMES, replacement=True)]
     least, most = np.quantile(usual.numpy(), (RARE, 1 - RARE), axis=0)
     articulator.eval().requires_grad_(False)
-    _widen(articulator, [hear(clip, pipeline, spread) for clip in held_back])
+    _widen(articulator, held_back)
     articulator.register_to_config(least=least.tolist(), most=most.tolist())
     return articulator
 

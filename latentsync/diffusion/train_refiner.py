@@ -299,8 +299,9 @@ def train_refiner(config: TrainRefinerConfig, accelerator: Accelerator) -> Lipsy
         }
         data = DraftData(draw_drafts(clips, variants=config.variants, **parts), spread, config)
         watched = draw_drafts(held_back, variants=1, **parts)
-    articulator = train_articulator(every_clip, held_back, drawing, spread, seed=config.loop.seed)
-    told = [articulator(hear(clip, drawing, spread).tokens) for clip in held_back]
+    speech = [hear(clip, drawing, spread) for clip in held_back]
+    articulator = train_articulator(every_clip, speech, drawing, spread, seed=config.loop.seed)
+    told = [articulator(heard.tokens) for heard in speech]
     scores = told_correlation((motion.numpy() for motion in told), held_back)
     accelerator.print(f"articulator: {', '.join(f'{name} {r:.2f}' for name, r in scores.items())}")
     record_config(config, folder, accelerator)

@@ -41,7 +41,8 @@ def told():
     held_back = [spoken_clip(f"v{n}", "v", usual=5.0, seed=100 + n) for n in range(3)]
     spread = motion_spread(clips)
     pipeline = listener()
-    return train_articulator(clips, held_back, pipeline, spread, seed=1), held_back, pipeline, spread
+    speech = [hear(clip, pipeline, spread) for clip in held_back]
+    return train_articulator(clips, speech, pipeline, spread, seed=1), held_back, pipeline, spread
 
 
 def test_it_tells_what_the_mouth_does_of_people_it_never_heard(told):
@@ -67,7 +68,7 @@ def test_mouths_that_never_move_are_named(told):
     with pytest.raises(MediaError, match="mouths of these clips do not move"):
         motion_spread([stiff])
     with pytest.raises(MediaError, match="mouths of the held-back clips do not move"):
-        train_articulator(clips, [stiff], pipeline, spread, seed=1)
+        train_articulator(clips, [hear(stiff, pipeline, spread)], pipeline, spread, seed=1)
 
 
 def test_what_it_tells_can_be_made_larger(told):
@@ -102,7 +103,8 @@ def test_the_same_seed_gives_the_same_one_and_leaves_torchs_own_alone(told):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    again = train_articulator(clips, held_back, pipeline, spread, seed=1)
+    speech = [hear(clip, pipeline, spread) for clip in held_back]
+    again = train_articulator(clips, speech, pipeline, spread, seed=1)
     assert torch.equal(torch.rand(3), expected)
     for name, value in again.state_dict().items():
         torch.testing.assert_close(value, articulator.state_dict()[name], atol=1e-4, rtol=1e-3)
