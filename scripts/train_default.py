@@ -4,8 +4,8 @@ goes on.
     python scripts/train_default.py --list data/clips.csv --work runs/tiny
 
 The list is a CSV with the header path,speaker,split. The result is WORK/refiner/pipeline, a model folder. On
-two CPU cores the stages took us about 10 minutes (packing), 25 (autoencoder), 15 (audio encoder), an hour
-(denoiser) and 60 (refiner).
+two CPU cores with AMX the stages took us about 10 minutes (packing), 25 (autoencoder), 15 (audio encoder), an
+hour (denoiser) and 60 (refiner); on two without, the refiner's drafts some 40 minutes, its steps 2 s each.
 """
 
 import argparse
@@ -29,9 +29,23 @@ def parse() -> argparse.Namespace:
         "--work", required=True, type=Path, help="folder for packed clips, checkpoints and the result"
     )
     parser.add_argument(
-        "--mixed_precision", default="bf16", choices=("no", "bf16"), help="of the networks (default bf16)"
+        "--mixed_precision",
+        default="auto",
+        choices=("auto", "no", "bf16"),
+        help="of the networks (default: bf16 where it is quick)",
     )
     return parser.parse_args()
+
+
+def precision_here(name: str) -> str:
+    """What accelerate calls the number type `name`; "auto" is bf16 unless this machine is slow at it."""
+    if name != "auto":
+        return name
+    import torch
+
+    from latentsync.device import pick_device, pick_dtype
+
+    return "no" if pick_dtype("auto", pick_device()) is torch.float32 else "bf16"
 
 
 def do(script: str, *arguments: str | Path) -> None:
@@ -49,7 +63,7 @@ def run(flags: argparse.Namespace) -> None:
     packed, vae, audio, unet, refiner = (
         flags.work / name for name in ("packed", "vae", "audio", "unet", "refiner")
     )
-    precision = ("--mixed_precision", flags.mixed_precision)
+    precision = ("--mixed_precision", precision_here(flags.mixed_precision))
     do("pack_footage.py", "--list", flags.list, "--output", packed, "--resolution", "128")
     if not (vae / "vae").is_dir():
         do(

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from latentsync.command import Parser, run_command
 from latentsync.errors import ConfigError
@@ -75,6 +77,16 @@ def test_a_missing_file_is_named_without_a_traceback(script):
     assert "no" in errors[0] and len(errors) == 1 + (
         script.name == "train_default.py"
     )  # its stage, and itself
+
+
+@pytest.mark.parametrize(
+    ("told", "is_quick", "wanted"), [("auto", True, "bf16"), ("auto", False, "no"), ("bf16", False, "bf16")]
+)
+def test_the_default_is_trained_in_numbers_that_are_quick_here(monkeypatch, told, is_quick, wanted):
+    monkeypatch.setattr("latentsync.device.pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("latentsync.device.cpu_multiplies_bfloat16", lambda: is_quick)
+    script = runpy.run_path(str(ROOT / "scripts/train_default.py"), run_name="train_default")
+    assert script["precision_here"](told) == wanted
 
 
 def test_a_list_without_a_column_is_named(tmp_path):
