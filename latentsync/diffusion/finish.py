@@ -8,7 +8,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from latentsync.diffusion.articulator import Articulator
-from latentsync.diffusion.refine import Neighbours, refine
+from latentsync.diffusion.refine import Neighbours, refine, relit
 from latentsync.diffusion.runs import Steadied
 from latentsync.profiling import stage
 
@@ -67,4 +67,5 @@ class Finish:
             faces, others = (part.to(drawn) for part in self.neighbours.take(len(drawn)))
             heard = torch.stack([self._heard.popleft() for _ in drawn]).to(drawn.device)
             motion = articulator(heard)
-            return refine(refiner, drawn, faces, others, self.mask.to(drawn), motion).faces()
+            lit = relit(drawn, others)
+            return refine(refiner, lit, faces, others, self.mask.to(drawn), motion).faces()

@@ -26,6 +26,7 @@ PICTURES = 2 + OTHERS  # drawn, visible, others
 OUTPUTS = (2 * OTHERS, OTHERS + 1, 3 * FOLD**2)  # flow to each other, logits of them and the drawn, change
 FLOW_UNIT = 0.05  # sides of the face
 NORM_GROUPS = 8
+LIGHT_GRID = 8  # cells a side: finer than a cheek, coarser than lips
 MOTION_WIDTH = 128  # of the embedding
 MOTION_REACH = 6.0  # spreads either way that are told apart
 FINEST_STEP = 0.3  # spreads, near none
@@ -80,6 +81,14 @@ def refiner_input(drawn: Tensor, faces: Tensor, others: Tensor, mask: Tensor) ->
     """
     pictures = torch.cat([drawn, faces * mask, others.flatten(1, 2)], dim=1)
     return F.pixel_unshuffle(pictures, FOLD)
+
+
+def relit(drawn: Tensor, others: Tensor) -> Tensor:
+    """`drawn` faces (F, 3, R, R) in the light and skin of `others` (F, K, 3, R, R): on a grid of LIGHT_GRID
+    cells a side their mean colours are those of the others' mean.
+    """
+    difference = F.adaptive_avg_pool2d(others.mean(dim=1) - drawn, LIGHT_GRID)
+    return drawn + F.interpolate(difference, drawn.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def motion_embedding(motion: Tensor) -> Tensor:

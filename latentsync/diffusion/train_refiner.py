@@ -32,7 +32,15 @@ from latentsync.diffusion.folder import open_folder
 from latentsync.diffusion.losses import MouthReader
 from latentsync.diffusion.original import INDEX
 from latentsync.diffusion.pipeline import LipsyncPipeline
-from latentsync.diffusion.refine import NORM_GROUPS, OTHERS, Neighbours, build_refiner, check_refiner, refine
+from latentsync.diffusion.refine import (
+    NORM_GROUPS,
+    OTHERS,
+    Neighbours,
+    build_refiner,
+    check_refiner,
+    refine,
+    relit,
+)
 from latentsync.diffusion.train_articulator import enlarge, hear, train_articulator
 from latentsync.errors import ConfigError, MediaError
 from latentsync.face.mask import lips_region, mouth_mask, paste_mask
@@ -258,7 +266,8 @@ def mouth_psnr(
         neighbours.end()
         faces, others = (known[some].to(mask) for known in neighbours.take(count))
         drawn = torch.from_numpy(draft.drawn[some].copy()).to(mask) / 127.5 - 1
-        found = refine(refiner, drawn, faces, others, mask, motion[some].to(mask)).faces().clamp(-1, 1)
+        lit = relit(drawn, others)
+        found = refine(refiner, lit, faces, others, mask, motion[some].to(mask)).faces().clamp(-1, 1)
         for name, picture in zip(sums, (drawn, found, others[:, 0]), strict=True):
             error = ((picture - faces) / 2).square().mean(dim=1)[:, region].mean()
             sums[name].append(float(-10 * error.log10()))

@@ -26,6 +26,7 @@ from latentsync.diffusion.refine import (
     motion_embedding,
     refine,
     refiner_input,
+    relit,
 )
 from latentsync.diffusion.sampling import Batching
 from latentsync.diffusion.train_refiner import DraftBatch, DraftData, TrainRefinerConfig, refining_losses
@@ -113,6 +114,19 @@ def test_other_frames_are_bent_by_the_flow_and_their_border_goes_on():
     torch.testing.assert_close(found[..., :-4], others[:, 1, :, :, 4:], atol=1e-4, rtol=0)
     beyond = others[:, 1, :, :, -1:].expand(-1, -1, -1, 4)
     torch.testing.assert_close(found[..., -4:], beyond, atol=1e-4, rtol=0)
+
+
+def test_a_draft_is_put_into_the_light_of_the_other_frames():
+    """Skin in a wrong colour, darker to one side, with a bar on it: the colour goes, the bar stays."""
+    others = torch.full((2, OTHERS, 3, 128, 128), 0.3)
+    others[:, :, 2] = -0.2
+    drawn = torch.linspace(-0.6, 0.0, 128).expand(2, 3, 128, 128).clone()
+    drawn[..., 78:82, 50:78] -= 0.4
+    found = relit(drawn, others)
+    assert (found - others[:, 0]).abs()[..., :60, 8:120].max() < 0.01
+    bar, skin = found[..., 79:81, 58:70], found[..., 66:68, 58:70]
+    assert (skin - bar).mean() == pytest.approx(0.4, abs=0.12)
+    torch.testing.assert_close(relit(others[:, 0], others), others[:, 0])
 
 
 def test_the_frames_own_mouth_is_not_seen_and_others_are():
