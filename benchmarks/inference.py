@@ -29,7 +29,6 @@ from latentsync.diffusion.presets import PRESETS, with_sampler
 from latentsync.diffusion.released_config import ReleasedConfig, ReleasedModelConfig
 from latentsync.diffusion.unet import UNet3DConditionModel
 from latentsync.dubbing.model import load_model
-from latentsync.face.mask import paste_mask
 
 FRAMES = 32
 MID_WIDTHS = (96, 192, 384, 384)
@@ -52,11 +51,10 @@ def embedded() -> None:
     pipeline, _ = load_model(None, pick_device("cpu"), torch.float32)
     demo = open_demo(pipeline, FRAMES)
     faces, windows = demo.faces, demo.windows
-    hole = paste_mask(pipeline.resolution, pipeline.paste_region) < 0.5
+    hole = pipeline.mask() == 0
     own = pipeline.scheduler
     print(
-        f"\nembedded default, {FRAMES} frames of {pipeline.resolution} px: preset, seconds, PSNR where it is "
-        "pasted"
+        f"\nembedded default, {FRAMES} frames of {pipeline.resolution} px: preset, seconds, PSNR in the hole"
     )
 
     def preset(name: str) -> Tensor:
